@@ -1,0 +1,184 @@
+"""Array columns of a dataset: canonical types, immutability, and checks whose errors name the first bad rows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+from numpy.typing import ArrayLike, NDArray
+
+from offbench.errors import DatasetError
+
+Array = NDArray[Any]
+
+
+def freeze(array: Array) -> Array:
+    """Mark `array` read-only and return it. Only for arrays that nobody else can write to."""
+    array.flags.writeable = False
+    return array
+
+
+def owned(values: ArrayLike, dtype: Any) -> Array:
+    """Return `values` as a read-only C-ordered array of `dtype`; copied only if someone else could still write to it."""
+    array = np.asarray(values, dtype=dtype, order="C")
+    base: Any = array
+    while isinstance(base, np.ndarray):
+        if base.flags.writeable:
+            # A conversion already made a private copy, unless the result is (a view of) the caller's own array.
+            if np.may_share_memory(array, values) if isinstance(values, np.ndarray) else base is values:
+                return freeze(array.copy(order="C"))
+            return freeze(array)
+        base = base.base
+    return array
+
+
+def first_rows(mask: Array, limit: int = 5) -> str:
+    """Describe where `mask` [N, ...] is true, e.g. "rows 3, 8 (2 in all)"."""
+    rows = np.flatnonzero(mask.reshape(len(mask), -1).any(axis=1))
+    shown = ", ".join(str(row) for row in rows[:limit])
+    more = ", ..." if len(rows) > limit else ""
+    return f"{'row' if len(rows) == 1 else 'rows'} {shown}{more} ({len(rows)} in all)"
+
+
+def numeric(name: str, values: ArrayLike) -> Array:
+    """Return `values` as an array of numbers or booleans, or raise DatasetError naming the column."""
+    try:
+        array = np.asarray(values)
+    except ValueError as error:
+        raise DatasetError(
+            f"column {name!r} is not a rectangular array", str(error), "give every row the same shape"
+        ) from error
+    if array.dtype.kind not in "biuf":
+        raise DatasetError(
+            f"column {name!r} has dtype {array.dtype}", "only numbers and booleans can be stored", ""
+        )
+    return array
+
+
+def require_finite(name: str, array: Array) -> None:
+    """Raise DatasetError naming the first rows of `array` that hold NaN or infinity."""
+    if array.dtype.kind != "f":
+        return
+    # The sum is finite for nearly every clean column and costs no temporary array.
+    with np.errstate(over="ignore", invalid="ignore"):
+        if np.isfinite(array.sum()):
+            return
+    finite = np.isfinite(array)
+    if not finite.all():
+        raise DatasetError(
+            f"column {name!r} holds NaN or infinite values in {first_rows(~finite)}",
+            "training on them destroys the networks silently",
+            "repair or remove these rows before making the dataset",
+        )
+
+
+def floats(name: str, values: ArrayLike) -> Array:
+    """Return a finite float32 column; the canonical type of rewards, costs and continuous actions."""
+    source = numeric(name, values)
+    with np.errstate(over="ignore"):
+        array = owned(source, np.float32)
+    require_finite(name, array)
+    return array
+
+
+def observations(name: str, values: ArrayLike) -> Array:
+    """Return observations in canonical type: float32 for floats, uint8 kept, other integers int64."""
+    source = numeric(name, values)
+    if source.dtype.kind == "f":
+        return floats(name, source)
+    return owned(source, np.uint8 if source.dtype in (np.dtype(bool), np.dtype(np.uint8)) else np.int64)
+
+
+def flags(name: str, values: ArrayLike) -> Array:
+    """Return a boolean column [N]; numbers must be exactly 0 or 1 and a shape (N, 1) is squeezed."""
+    source = squeeze_column(numeric(name, values))
+    if source.dtype != np.bool_:
+        bad = (source != 0) & (source != 1)
+        if bad.any():
+            raise DatasetError(f"column {name!r} holds values other than 0 and 1 in {first_rows(bad)}")
+    return owned(source, np.bool_)
+
+
+def squeeze_column(array: Array) -> Array:
+    """Turn shape (N, 1) into (N,): many D4RL-like files store rewards and flags as a column."""
+    return array[:, 0] if array.ndim == 2 and array.shape[1] == 1 else array
+
+
+def actions(values: ArrayLike, space: spaces.Space[Any]) -> Array:
+    """Return actions in the canonical type of `space`: Box -> float32 [N, *shape], Discrete -> int64 [N].
+
+    MultiDiscrete and MultiBinary give int64 [N, *shape]. Raises DatasetError if the values do not fit the space.
+    """
+    source = numeric("actions", values)
+    if isinstance(space, spaces.Box):
+        if space.shape == (1,) and source.ndim == 1:
+            source = source[:, None]
+        if source.shape[1:] != space.shape:
+            raise DatasetError(
+                f"actions have shape {source.shape[1:]} per row, but the action space has {space.shape}",
+                "",
+                "pass the action_space of the environment that the data come from",
+            )
+        return floats("actions", source)
+    if not isinstance(space, (spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)):
+        raise DatasetError(
+            f"action space {type(space).__name__} is not supported",
+            "actions are Box, Discrete, MultiDiscrete or MultiBinary",
+            "flatten the actions and pass the flat space",
+        )
+    if isinstance(space, spaces.Discrete):
+        source = squeeze_column(source)
+    shape = space.shape or ()
+    if source.shape[1:] != shape:
+        raise DatasetError(
+            f"actions have shape {source.shape[1:]} per row, but {space} has {shape}",
+            "",
+            "pass action_space=gymnasium.spaces.Box(...) if the actions are continuous",
+        )
+    if source.dtype.kind == "f":
+        require_finite("actions", source)
+        fractional = source != np.floor(source)
+        if fractional.any():
+            raise DatasetError(
+                f"actions hold fractions in {first_rows(fractional)}, but the action space is {space}",
+                "",
+                "pass action_space=gymnasium.spaces.Box(...) if the actions are continuous",
+            )
+    array = owned(source, np.int64)
+    outside = _outside(array, space)
+    if outside.any():
+        raise DatasetError(
+            f"actions lie outside {space} in {first_rows(outside)}", "", "pass the right action_space"
+        )
+    return array
+
+
+def _outside(array: Array, space: spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary) -> Array:
+    if isinstance(space, spaces.MultiBinary):
+        return (array < 0) | (array > 1)
+    size = space.n if isinstance(space, spaces.Discrete) else space.nvec
+    return (array < space.start) | (array >= space.start + size)
+
+
+def require_length(name: str, array: Array, expected: int, unit: str) -> None:
+    """Raise DatasetError unless `array` has `expected` rows, one per `unit` ("transition", "episode", "frame")."""
+    if array.ndim == 0 or len(array) != expected:
+        found = "no axis" if array.ndim == 0 else f"{len(array)} rows"
+        raise DatasetError(
+            f"column {name!r} has {found}, expected {expected}: one per {unit}",
+            "",
+            "give all columns the same number of rows",
+        )
+
+
+def extra_columns(infos: Mapping[str, ArrayLike], rows: int) -> Mapping[str, Array]:
+    """Return `infos` as a read-only mapping of read-only arrays [rows, ...] (own types kept, NaN allowed)."""
+    columns = {}
+    for key, values in infos.items():
+        source = numeric(f"infos/{key}", values)
+        require_length(f"infos/{key}", source, rows, "transition")
+        columns[str(key)] = owned(source, source.dtype)
+    return MappingProxyType(columns)

@@ -1,0 +1,185 @@
+"""Gymnasium spaces as JSON (the schema of Minari) and the flattening of composite observations.
+
+Schema: https://github.com/Farama-Foundation/Minari, `minari/serialization.py`; one object per space with the key
+"type" and the fields of that space, nested under "subspaces" for Dict and Tuple.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+from numpy.typing import NDArray
+
+from offbench.errors import DatasetError
+
+SUPPORTED = ("Box", "Discrete", "MultiDiscrete", "MultiBinary", "Dict", "Tuple", "Text")
+
+
+def space_to_json(space: spaces.Space[Any]) -> str:
+    """Return `space` as a JSON string in Minari's schema; DatasetError for a space that the schema lacks."""
+    return json.dumps(_describe(space))
+
+
+def space_from_json(text: str | Mapping[str, Any]) -> spaces.Space[Any]:
+    """Return the space that `text` (a JSON string, or the object parsed from one) describes.
+
+    Raises:
+        DatasetError: the text is not JSON, a field is missing, or the type is unknown.
+    """
+    try:
+        description = json.loads(text) if isinstance(text, str) else text
+        return _build(description)
+    except (json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
+        reason = f"field {error} is missing" if isinstance(error, KeyError) else str(error)
+        raise DatasetError(
+            "cannot read the description of a space", reason, "check the dataset's metadata.json"
+        ) from error
+
+
+def _describe(space: spaces.Space[Any]) -> dict[str, Any]:
+    if isinstance(space, spaces.Box):
+        return {
+            "type": "Box",
+            "dtype": str(space.dtype),
+            "shape": list(space.shape),
+            "low": space.low.tolist(),
+            "high": space.high.tolist(),
+        }
+    if isinstance(space, spaces.Discrete):
+        return {"type": "Discrete", "dtype": "int64", "start": int(space.start), "n": int(space.n)}
+    if isinstance(space, spaces.MultiDiscrete):
+        return {
+            "type": "MultiDiscrete",
+            "dtype": str(space.dtype),
+            "nvec": space.nvec.tolist(),
+            "start": space.start.tolist(),
+        }
+    if isinstance(space, spaces.MultiBinary):
+        n = space.n
+        return {
+            "type": "MultiBinary",
+            "n": int(n) if np.isscalar(n) else [int(size) for size in np.asarray(n)],
+        }
+    if isinstance(space, spaces.Dict):
+        return {"type": "Dict", "subspaces": {key: _describe(part) for key, part in space.spaces.items()}}
+    if isinstance(space, spaces.Tuple):
+        return {"type": "Tuple", "subspaces": [_describe(part) for part in space.spaces]}
+    if isinstance(space, spaces.Text):
+        return {
+            "type": "Text",
+            "max_length": space.max_length,
+            "min_length": space.min_length,
+            "charset": space.characters,
+        }
+    raise _unknown(type(space).__name__)
+
+
+def _build(description: Mapping[str, Any]) -> spaces.Space[Any]:
+    kind = description["type"]
+    if kind == "Box":
+        dtype = np.dtype(description["dtype"])
+        shape = tuple(description["shape"])
+        # float64 first: JSON spells infinity as a float, which an integer array cannot parse.
+        low, high = (np.asarray(description[key]).astype(dtype).reshape(shape) for key in ("low", "high"))
+        return spaces.Box(low=low, high=high, shape=shape, dtype=dtype.type)
+    if kind == "Discrete":
+        return spaces.Discrete(n=int(description["n"]), start=int(description.get("start", 0)))
+    if kind == "MultiDiscrete":
+        nvec = np.asarray(description["nvec"])
+        return spaces.MultiDiscrete(
+            nvec=nvec,
+            dtype=np.dtype(description["dtype"]).type,
+            start=np.asarray(description.get("start", np.zeros_like(nvec))),
+        )
+    if kind == "MultiBinary":
+        return spaces.MultiBinary(n=description["n"])
+    if kind == "Dict":
+        return spaces.Dict({key: _build(part) for key, part in description["subspaces"].items()})
+    if kind == "Tuple":
+        return spaces.Tuple([_build(part) for part in description["subspaces"]])
+    if kind == "Text":
+        return spaces.Text(
+            max_length=description["max_length"],
+            min_length=description["min_length"],
+            charset=description["charset"],
+        )
+    raise _unknown(kind)
+
+
+def _unknown(kind: str) -> DatasetError:
+    return DatasetError(
+        f"space type {kind!r} is not supported",
+        f"spaces of a stored dataset are {', '.join(SUPPORTED)}",
+        "flatten or convert it to one of these",
+    )
+
+
+def flat_space(space: spaces.Space[Any]) -> spaces.Space[Any]:
+    """Return the space of a dataset column for `space`: Dict and Tuple become one flat float32 Box.
+
+    The rule is that of `gymnasium.spaces.flatten`, so a policy trained on the flat column acts in
+    `gymnasium.wrappers.FlattenObservation(env)`: leaves in the order of the space, Box and MultiBinary unravelled,
+    Discrete and MultiDiscrete one-hot. Other spaces are returned as they are.
+    """
+    if not isinstance(space, (spaces.Dict, spaces.Tuple)):
+        return space
+    _require_numeric(space)
+    flat = spaces.flatten_space(space)
+    if not isinstance(flat, spaces.Box):
+        raise _unknown(type(flat).__name__)
+    return spaces.Box(flat.low.astype(np.float32), flat.high.astype(np.float32), dtype=np.float32)
+
+
+def _require_numeric(space: spaces.Space[Any]) -> None:
+    if isinstance(space, (spaces.Dict, spaces.Tuple)):
+        parts = space.spaces.values() if isinstance(space, spaces.Dict) else space.spaces
+        for part in parts:
+            _require_numeric(part)
+    elif isinstance(space, spaces.Text):
+        raise DatasetError(
+            "a composite observation holds text",
+            "text has no numeric form that algorithms could use",
+            "encode the text as numbers before making the dataset",
+        )
+
+
+def flatten_batch(space: spaces.Space[Any], values: Any) -> NDArray[Any]:
+    """Flatten stored values of `space` to [T, size] float32 by the rule of `flat_space`; plain spaces pass through.
+
+    Args:
+        values: an array [T, ...] for a plain space, a mapping of values for Dict, a sequence of values for Tuple.
+    """
+    if not isinstance(space, (spaces.Dict, spaces.Tuple)):
+        return np.asarray(values)
+    return np.concatenate(_leaves(space, values), axis=1).astype(np.float32, copy=False)
+
+
+def _leaves(space: spaces.Space[Any], values: Any) -> list[NDArray[Any]]:
+    if isinstance(space, spaces.Dict):
+        _require_type(values, Mapping, space)
+        return [leaf for key, part in space.spaces.items() for leaf in _leaves(part, values[key])]
+    if isinstance(space, spaces.Tuple):
+        _require_type(values, Sequence, space)
+        return [
+            leaf for part, value in zip(space.spaces, values, strict=True) for leaf in _leaves(part, value)
+        ]
+    array = np.asarray(values)
+    if isinstance(space, spaces.Discrete):
+        return [_one_hot(array.reshape(-1) - space.start, int(space.n))]
+    if isinstance(space, spaces.MultiDiscrete):
+        columns = array.reshape(len(array), -1) - space.start.reshape(-1)
+        return [_one_hot(columns[:, i], int(n)) for i, n in enumerate(space.nvec.reshape(-1))]
+    return [array.reshape(len(array), -1)]
+
+
+def _one_hot(indices: NDArray[Any], size: int) -> NDArray[Any]:
+    return (indices[:, None] == np.arange(size)).astype(np.float32)
+
+
+def _require_type(values: Any, kind: type, space: spaces.Space[Any]) -> None:
+    if not isinstance(values, kind):
+        raise DatasetError(f"stored values of {space} are {type(values).__name__}, not {kind.__name__}")
