@@ -1,7 +1,7 @@
 """offbench: benchmark offline-RL algorithms and analyse the datasets that they learn from.
 
-The names below are the public API. They are loaded on first use, so `import offbench` is quick and imports neither
-PyTorch nor a simulator nor a plotting library.
+The names below are the public API. They are loaded on first use, so `import offbench` is quick and imports
+neither PyTorch nor a simulator nor a plotting library.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from offbench.execution import run_suite
     from offbench.policy import Policy
     from offbench.reports import write_report
-    from offbench.runs import load_results
+    from offbench.results import load_results
     from offbench.suite import Protocol, Suite
 
 __version__ = "0.1.0"
@@ -41,7 +41,7 @@ _MODULES = {
     "Suite": "offbench.suite",
     "list_datasets": "offbench.datasets",
     "load_dataset": "offbench.datasets",
-    "load_results": "offbench.runs",
+    "load_results": "offbench.results",
     "run_suite": "offbench.execution",
     "train": "offbench.api",
     "write_report": "offbench.reports",
