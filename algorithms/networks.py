@@ -11,6 +11,7 @@ optimizer step, a target update or a checkpoint touches one tensor. Layer weight
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -28,7 +29,7 @@ _Layer = tuple[int, int, int, int]  # inputs, outputs, weight, bias
 
 def _layers(sizes: Sequence[int]) -> tuple[tuple[_Layer, ...], int]:
     layers, offset = [], 0
-    for inputs, outputs in zip(sizes[:-1], sizes[1:], strict=True):
+    for inputs, outputs in itertools.pairwise(sizes):
         layers.append((inputs, outputs, offset, offset + inputs * outputs))
         offset += (inputs + 1) * outputs
     return tuple(layers), offset
@@ -47,9 +48,7 @@ def _weight(flat: Tensor, layer: _Layer) -> Tensor:
 def _bias(flat: Tensor, layer: _Layer) -> Tensor:
     """The layer's biases [M, 1, outputs] as a view of `flat` [M, P]."""
     _, outputs, _, start = layer
-    return flat.as_strided(
-        (flat.shape[0], 1, outputs), (flat.stride(0), outputs, 1), flat.storage_offset() + start
-    )
+    return flat.as_strided((flat.shape[0], 1, outputs), (flat.stride(0), outputs, 1), flat.storage_offset() + start)
 
 
 def _forward(x: Tensor, flat: Tensor, layers: Sequence[_Layer]) -> tuple[Tensor, list[Tensor]]:

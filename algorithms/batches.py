@@ -1,0 +1,274 @@
+"""Batches: a dataset packed into rows on the training device, and draws that depend on (seed, update) alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from offbench.algorithms.base import Batch, NoiseSpec, ProblemSpec, Requires
+from offbench.algorithms.randomness import generator
+from offbench.errors import DatasetError, IncompatibleError, SpecError
+
+if TYPE_CHECKING:
+    from offbench.datasets import Dataset
+
+# Updates whose random numbers are drawn at once. A draw is keyed by the block's number, so the value is part of what
+# a seed means: changing it changes every run.
+BLOCK = 128
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """What is done to a dataset before an algorithm sees it; part of a run's identity and of its policy.
+
+    Attributes:
+        observations: "standardize" subtracts the mean of the dataset's observations and divides by their standard
+            deviation plus 1e-3 (TD3+BC, Fujimoto and Gu 2021); "none" leaves them.
+        rewards: "return_range" multiplies rewards by 1000 / (largest - smallest episode return) (IQL's locomotion
+            setting, Kostrikov et al. 2021); "none" leaves them.
+        reward_scale, reward_shift: applied afterwards, r * scale + shift.
+    """
+
+    observations: Literal["standardize", "none"] = "standardize"
+    rewards: Literal["return_range", "none"] = "none"
+    reward_scale: float = 1.0
+    reward_shift: float = 0.0
+
+    def __post_init__(self) -> None:
+        for field, allowed in (
+            ("observations", ("standardize", "none")),
+            ("rewards", ("return_range", "none")),
+        ):
+            if getattr(self, field) not in allowed:
+                raise SpecError(
+                    f"preprocessing.{field} = {getattr(self, field)!r}",
+                    "",
+                    f"use one of {', '.join(allowed)}",
+                )
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields as JSON-able values."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Normalizer:
+    """Affine normalization of flattened observations, (s - mean) / scale; kept with every policy.
+
+    Attributes:
+        mean, scale: [observation_size] float32.
+    """
+
+    mean: Tensor
+    scale: Tensor
+
+    def __call__(self, observations: Tensor) -> Tensor:
+        """Normalize observations [..., observation_size]."""
+        return (observations - self.mean) / self.scale
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The tensors to store."""
+        return {"normalizer.mean": self.mean, "normalizer.scale": self.scale}
+
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, Tensor]) -> Normalizer:
+        """The inverse of `tensors`."""
+        return cls(tensors["normalizer.mean"], tensors["normalizer.scale"])
+
+    @classmethod
+    def fit(cls, observations: np.ndarray, mode: str) -> Normalizer:
+        """From flattened observations [N, size], in float64 whatever their dtype."""
+        size = observations.shape[1]
+        if mode == "none":
+            return cls(torch.zeros(size), torch.ones(size))
+        mean = observations.mean(0, dtype=np.float64)
+        scale = observations.std(0, dtype=np.float64) + 1e-3
+        return cls(torch.from_numpy(mean.astype(np.float32)), torch.from_numpy(scale.astype(np.float32)))
+
+
+def reward_affine(dataset: Dataset, preprocessing: Preprocessing) -> tuple[float, float]:
+    """Scale and shift of rewards that a preprocessing means for a dataset.
+
+    Raises:
+        IncompatibleError: "return_range" on a dataset whose episodes all have the same return.
+    """
+    scale = 1.0
+    if preprocessing.rewards == "return_range":
+        returns = dataset.episode_returns[dataset.episode_complete]
+        spread = float(returns.max() - returns.min()) if len(returns) else 0.0
+        if spread <= 0.0:
+            raise IncompatibleError(
+                f"rewards of {dataset.name} cannot be normalized by the range of returns",
+                "it has fewer than two complete episodes of different return",
+                "set preprocessing.rewards to none",
+            )
+        scale = 1000.0 / spread
+    return scale * preprocessing.reward_scale, preprocessing.reward_shift
+
+
+class TransitionBuffer:
+    """A dataset's usable transitions as one row each, contiguous on the training device.
+
+    A row is [s | a | s' | r | 1-d]: one gather makes a batch, and critics read [s | a] without a copy.
+
+    Args:
+        dataset: the data.
+        requires: what the algorithm needs; rows without it are left out.
+        preprocessing: normalization of observations and rewards.
+        device: where the rows live.
+
+    Raises:
+        DatasetError: no usable transition.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        requires: Requires,
+        preprocessing: Preprocessing,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.space = space = ProblemSpec.of(dataset)
+        usable = dataset.bootstrappable if requires.next_observations else np.ones(len(dataset.rewards), bool)
+        kept = np.flatnonzero(usable)
+        if not len(kept):
+            raise DatasetError(f"{dataset.name} has no transition that the algorithm can use")
+        frames = dataset.observations.reshape(len(dataset.observations), -1)
+        # Statistics over what is acted on: the observations at which an action was taken.
+        normalizer = Normalizer.fit(frames[dataset.frame_index], preprocessing.observations)
+        scale, shift = reward_affine(dataset, preprocessing)
+
+        self._action_columns = 1 if space.discrete else space.action_size
+        size, end = space.observation_size, space.observation_size + self._action_columns
+        rows = np.empty((len(kept), 2 * size + self._action_columns + 2), np.float32)
+        mean, spread = normalizer.mean.numpy(), normalizer.scale.numpy()
+        # Frames are normalized once in blocks, so that no second full-size copy of the observations is held.
+        override = dataset.next_observations_override
+        for start in range(0, len(kept), 262_144):
+            part = kept[start : start + 262_144]
+            block = rows[start : start + len(part)]
+            block[:, :size] = (frames[dataset.frame_index[part]] - mean) / spread
+            if override is not None:
+                following = override[part].reshape(len(part), -1)
+            else:
+                following = frames[dataset.next_frame_index[part]]
+            block[:, end : end + size] = (following - mean) / spread
+        rows[:, size:end] = self._unit_actions(dataset.actions[kept])
+        rows[:, -2] = dataset.rewards[kept] * np.float32(scale) + np.float32(shift)
+        rows[:, -1] = ~dataset.terminated[kept]
+
+        self.normalizer = Normalizer(normalizer.mean.to(device), normalizer.scale.to(device))
+        self.reward_scale, self.reward_shift = scale, shift
+        self._rows = torch.from_numpy(rows).to(device)
+        self.device = self._rows.device
+        self._cumulative: np.ndarray | None = None
+        if dataset.sampling_weights is not None:
+            weights = dataset.sampling_weights[kept].astype(np.float64)
+            if not weights.sum() > 0:
+                raise DatasetError(f"the sampling weights of {dataset.name} are zero on every usable transition")
+            self._cumulative = np.cumsum(weights / weights.sum())
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def _unit_actions(self, actions: np.ndarray) -> np.ndarray:
+        """Actions as columns: indices from 0, or the Box mapped to [-1, 1]."""
+        if self.space.discrete:
+            indices = actions.reshape(-1, 1) - self.space.action_start
+            if indices.min() < 0 or indices.max() >= self.space.action_size:
+                raise DatasetError(
+                    f"actions from {actions.min()} to {actions.max()} lie outside the action space",
+                    f"it has {self.space.action_size} actions from {self.space.action_start}",
+                )
+            return indices
+        low, high = np.float32(self.space.action_low), np.float32(self.space.action_high)
+        return (actions.reshape(len(actions), -1) - (high + low) / 2) / ((high - low) / 2)
+
+    def draw_indices(self, rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+        """Row numbers: uniform, or by the dataset's sampling weights."""
+        if self._cumulative is None:
+            return rng.integers(0, len(self), shape)
+        indices = np.searchsorted(self._cumulative, rng.random(shape), side="right")
+        return np.minimum(indices, len(self) - 1)
+
+    def gather(self, indices: Tensor) -> Batch:
+        """The batch of row numbers [L, B].
+
+        Returns:
+            observations [L, B, S], actions [L, B, A] in [-1, 1] or [L, B] int64, observation_actions [L, B, S+A]
+            (continuous only), next_observations [L, B, S], rewards [L, B], continues [L, B] (1 - d).
+        """
+        rows = self._rows.index_select(0, indices.reshape(-1)).view(*indices.shape, -1)
+        size, end = self.space.observation_size, self.space.observation_size + self._action_columns
+        batch = {
+            "observations": rows[..., :size],
+            "next_observations": rows[..., end : end + size],
+            "rewards": rows[..., -2],
+            "continues": rows[..., -1],
+        }
+        if self.space.discrete:
+            batch["actions"] = rows[..., size].long()
+        else:
+            batch["actions"] = rows[..., size:end]
+            batch["observation_actions"] = rows[..., :end]
+        return batch
+
+
+class LaneSampler:
+    """Batches and noise of every update, for all lanes.
+
+    What update `step` of a lane sees is a function of the lane's seed and of `step`: it does not depend on the other
+    lanes, on when training was interrupted or on how often it is evaluated. Numbers are drawn in blocks on the CPU,
+    so that they are the same on every device, and moved there once per block.
+
+    Args:
+        buffer: the transitions.
+        seeds: one run seed per lane.
+        batch_size: B.
+        noise: what the algorithm's `noise_spec` declares.
+    """
+
+    def __init__(
+        self,
+        buffer: TransitionBuffer,
+        seeds: Sequence[int],
+        batch_size: int,
+        noise: Mapping[str, NoiseSpec] | None = None,
+    ) -> None:
+        self._buffer, self._seeds, self._batch_size = buffer, list(seeds), batch_size
+        self._noise = dict(noise or {})
+        self._block = -1
+        self._indices = torch.empty(0)
+        self._drawn: dict[str, Tensor] = {}
+
+    def draw(self, step: int) -> tuple[Batch, dict[str, Tensor]]:
+        """Batch [L, B, ...] and noise [L, ...] of update `step`, counted from 1."""
+        block, row = divmod(step - 1, BLOCK)
+        if block != self._block:
+            self._fill(block)
+        return self._buffer.gather(self._indices[row]), {k: v[row] for k, v in self._drawn.items()}
+
+    def _fill(self, block: int) -> None:
+        self._block = block
+        shape = (BLOCK, self._batch_size)
+        indices = [self._buffer.draw_indices(generator(s, "batches", block), shape) for s in self._seeds]
+        self._indices = self._to_device(np.stack(indices, 1))
+        for name, spec in self._noise.items():
+            draws = []
+            for seed in self._seeds:
+                rng = generator(seed, f"noise/{name}", block)
+                shape = (BLOCK, *spec.shape)
+                normal = spec.kind == "normal"
+                draws.append(rng.standard_normal(shape, np.float32) if normal else rng.random(shape, np.float32))
+            self._drawn[name] = self._to_device(np.stack(draws, 1))
+
+    def _to_device(self, array: np.ndarray) -> Tensor:
+        tensor = torch.from_numpy(array)
+        if self._buffer.device.type == "cuda":
+            return tensor.pin_memory().to(self._buffer.device, non_blocking=True)
+        return tensor.to(self._buffer.device)

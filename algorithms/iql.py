@@ -1,0 +1,149 @@
+"""IQL: implicit Q-learning, expectile regression without actions outside the data, for Box and Discrete actions."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from offbench.algorithms.base import Algorithm, Batch, Config, Requires, option
+
+
+@dataclass(frozen=True)
+class IQLConfig(Config):
+    """Settings of IQL; defaults are the paper's for locomotion."""
+
+    expectile: float = option(
+        0.7,
+        "expectile of V over actions",
+        symbol="τ",
+        source="paper, section 5.1",
+        per_lane=True,
+        low=0.0,
+        high=1.0,
+    )
+    temperature: float = option(
+        3.0,
+        "inverse temperature of the advantage weights",
+        symbol="β",
+        source="paper, section 5.1",
+        per_lane=True,
+        low=0.0,
+    )
+    discount: float = option(0.99, "discount", symbol="γ", source="paper, appendix B", per_lane=True, low=0.0, high=1.0)
+    target_rate: float = option(
+        0.005,
+        "Polyak rate of the target critics",
+        symbol="α",
+        source="paper, appendix B",
+        per_lane=True,
+        low=0.0,
+        high=1.0,
+    )
+    advantage_clip: float = option(100.0, "largest advantage weight", source="authors' code", low=0.0)
+    policy: Literal["gaussian", "deterministic"] = option(
+        "gaussian",
+        "continuous policy: a Gaussian with tanh mean, or the mean alone",
+        source="authors' code; CORL uses deterministic on hopper-medium and hopper-medium-replay",
+    )
+    learning_rate: float = option(
+        3e-4, "Adam's rate of V, Q and policy", source="paper, appendix B", per_lane=True, low=0.0
+    )
+    cosine: bool = option(True, "anneal the policy's rate to zero over training", source="paper, appendix B")
+    hidden: tuple[int, ...] = option((256, 256), "hidden widths of V, Q and policy", source="paper, appendix B")
+
+
+class IQL(Algorithm):
+    """Expectile value, one-step critics, and advantage-weighted regression.
+
+    V (equation 5): E[|tau - 1(u<0)| u^2], u = min_i Q'_i(s,a) - V(s). Q (equation 6): E[(r + gamma (1-d) V(s') -
+    Q_i(s,a))^2], averaged over both critics. Policy (equation 7): E[-min(exp(beta u), 100) log pi(a|s)]. As in CORL,
+    all three losses use the values from before the update, so one optimizer step serves all networks.
+
+    Discrete actions: the critics have one output per action and the policy is categorical; the losses are the same.
+    """
+
+    name = "iql"
+    title = "IQL"
+    paper = "Kostrikov et al., Offline Reinforcement Learning with Implicit Q-Learning, ICLR 2022, arXiv 2110.06169"
+    config_class = IQLConfig
+    requires = Requires()
+    config: IQLConfig
+
+    def build(self) -> None:
+        observation, action, hidden = self.space.observation_size, self.space.action_size, self.config.hidden
+        critic = (observation, *hidden, action) if self.space.discrete else (observation + action, *hidden, 1)
+        self.value = self.network("value", (observation, *hidden, 1))
+        self.critic, self.target_critic = self.network("critic", critic, members=2, target=True)
+        self.actor = self.network("actor", (observation, *hidden, action))
+        policy = [self.actor.flat]
+        self.gaussian = not self.space.discrete and self.config.policy == "gaussian"
+        if self.gaussian:
+            self.log_std = self.tensor("log_std", torch.zeros(self.lanes, action))
+            policy.append(self.log_std)
+        self.value_optimizer = self.optimizer("value", "learning_rate", self.value.flat, self.critic.flat)
+        cosine_steps = self.total_updates if self.config.cosine else None
+        self.actor_optimizer = self.optimizer("actor", "learning_rate", *policy, cosine_steps=cosine_steps)
+        self.expectile, self.temperature = self.value_of("expectile"), self.value_of("temperature")
+        self.discount, self.target_rate = self.value_of("discount"), self.value_of("target_rate")
+
+    # --- losses ---
+
+    def action_values(self, critics: Tensor, actions: Tensor) -> Tensor:
+        """Q_i(s, a) [L, 2, B] from the critics' outputs [L, 2, B, 1 or number of actions]."""
+        if not self.space.discrete:
+            return critics.squeeze(-1)
+        index = actions[:, None, :, None].expand(-1, 2, -1, -1)
+        return critics.gather(-1, index).squeeze(-1)
+
+    def expectile_loss(self, advantage: Tensor) -> Tensor:
+        """|tau - 1(u<0)| u^2, averaged over the batch, [L]."""
+        weight = (self.expectile - (advantage < 0).float()).abs()
+        return (weight * advantage.square()).mean(1)
+
+    def imitation_loss(self, batch: Batch) -> Tensor:
+        """-log pi(a|s) up to a constant for the Gaussian, or the squared distance, [L, B]."""
+        output = self.actor(batch["observations"])
+        if self.space.discrete:
+            return -output.log_softmax(-1).gather(-1, batch["actions"].unsqueeze(-1)).squeeze(-1)
+        distance = torch.tanh(output) - batch["actions"]
+        if not self.gaussian:
+            return distance.square().sum(-1)
+        log_std = self.log_std.clamp(-20.0, 2.0).unsqueeze(1)
+        scaled = distance * torch.exp(-log_std)
+        return (0.5 * scaled.square() + log_std).sum(-1) + 0.5 * math.log(2 * math.pi) * self.space.action_size
+
+    # --- update ---
+
+    def update(self, batch: Batch, noise: dict[str, Tensor], step: int) -> dict[str, Tensor]:
+        inputs = batch["observations" if self.space.discrete else "observation_actions"]
+        target_q = self.action_values(self.target_critic.detached(inputs), batch["actions"]).amin(1)
+        next_v = self.value.detached(batch["next_observations"]).squeeze(-1)
+
+        advantage = target_q - self.value(batch["observations"]).squeeze(-1)
+        value_loss = self.expectile_loss(advantage)
+
+        q = self.action_values(self.critic(inputs), batch["actions"])
+        target = batch["rewards"] + self.discount * batch["continues"] * next_v
+        critic_loss = (q - target.unsqueeze(1)).square().mean((1, 2))
+
+        weight = torch.exp(self.temperature * advantage.detach()).clamp_(max=self.config.advantage_clip)
+        actor_loss = (weight * self.imitation_loss(batch)).mean(1)
+
+        self.value_optimizer.minimize((value_loss + critic_loss).sum())
+        self.actor_optimizer.minimize(actor_loss.sum())
+        self.target_critic.track(self.critic, self.target_rate)
+        return {
+            "value_loss": value_loss.detach(),
+            "critic_loss": critic_loss.detach(),
+            "actor_loss": actor_loss.detach(),
+        }
+
+    # --- policy ---
+
+    def policy(self, observations: Tensor) -> Tensor:
+        output = self.actor.detached(observations)
+        return output.argmax(-1) if self.space.discrete else output.tanh_()
