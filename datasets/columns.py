@@ -1,4 +1,4 @@
-"""Array columns of a dataset: canonical types, immutability, and checks whose errors name the first bad rows."""
+"""Array columns of a dataset: canonical types, immutability, checks whose errors name the first bad rows."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ def freeze(array: Array) -> Array:
 
 
 def owned(values: ArrayLike, dtype: Any) -> Array:
-    """Return `values` as a read-only C-ordered array of `dtype`; copied only if someone else could still write to it."""
+    """Return `values` as a read-only C-ordered array of `dtype`; copied if a caller could write to it."""
     array = np.asarray(values, dtype=dtype, order="C")
     base: Any = array
     while isinstance(base, np.ndarray):
         if base.flags.writeable:
-            # A conversion already made a private copy, unless the result is (a view of) the caller's own array.
+            # A conversion already made a private copy, unless the result is the caller's own array.
             if np.may_share_memory(array, values) if isinstance(values, np.ndarray) else base is values:
                 return freeze(array.copy(order="C"))
             return freeze(array)
@@ -52,9 +52,7 @@ def numeric(name: str, values: ArrayLike) -> Array:
             f"column {name!r} is not a rectangular array", str(error), "give every row the same shape"
         ) from error
     if array.dtype.kind not in "biuf":
-        raise DatasetError(
-            f"column {name!r} has dtype {array.dtype}", "only numbers and booleans can be stored", ""
-        )
+        raise DatasetError(f"column {name!r} has dtype {array.dtype}", "only numbers and booleans can be stored", "")
     return array
 
 
@@ -110,7 +108,7 @@ def squeeze_column(array: Array) -> Array:
 def actions(values: ArrayLike, space: spaces.Space[Any]) -> Array:
     """Return actions in the canonical type of `space`: Box -> float32 [N, *shape], Discrete -> int64 [N].
 
-    MultiDiscrete and MultiBinary give int64 [N, *shape]. Raises DatasetError if the values do not fit the space.
+    MultiDiscrete and MultiBinary give int64 [N, *shape]. Raises DatasetError if the values do not fit.
     """
     source = numeric("actions", values)
     if isinstance(space, spaces.Box):
@@ -150,9 +148,7 @@ def actions(values: ArrayLike, space: spaces.Space[Any]) -> Array:
     array = owned(source, np.int64)
     outside = _outside(array, space)
     if outside.any():
-        raise DatasetError(
-            f"actions lie outside {space} in {first_rows(outside)}", "", "pass the right action_space"
-        )
+        raise DatasetError(f"actions lie outside {space} in {first_rows(outside)}", "", "pass the right action_space")
     return array
 
 
@@ -164,7 +160,7 @@ def _outside(array: Array, space: spaces.Discrete | spaces.MultiDiscrete | space
 
 
 def require_length(name: str, array: Array, expected: int, unit: str) -> None:
-    """Raise DatasetError unless `array` has `expected` rows, one per `unit` ("transition", "episode", "frame")."""
+    """Raise DatasetError unless `array` has `expected` rows, one per `unit` ("transition", "episode")."""
     if array.ndim == 0 or len(array) != expected:
         found = "no axis" if array.ndim == 0 else f"{len(array)} rows"
         raise DatasetError(

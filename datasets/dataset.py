@@ -1,20 +1,22 @@
-"""The dataset type: immutable columns over transitions, episode boundaries, spaces, reference score and provenance."""
+"""The dataset type: immutable columns over transitions, episode starts, spaces, reference, provenance."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 from gymnasium import spaces
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from offbench.datasets import columns
 from offbench.datasets.columns import Array, freeze
-from offbench.errors import DatasetError, IncompatibleError, UnknownNameError
+from offbench.datasets.episodes import boundaries, checked_starts, merge_next
+from offbench.datasets.records import Provenance, Reference, TransformRecord
+from offbench.errors import DatasetError, UnknownNameError
 
 FINGERPRINT_SCHEMA = "offbench-dataset-1"
 # Columns that decide what is learned; their order and names are part of the fingerprint.
@@ -34,82 +36,15 @@ CORE_COLUMNS = (
 )
 
 
-@dataclass(frozen=True)
-class Reference:
-    """Returns that map to the normalized scores 0 and 100, and the environment in which they were measured.
-
-    Attributes:
-        minimum: return of score 0, usually a random policy.
-        maximum: return of score 100, usually an expert.
-        source: where the two numbers come from, in words.
-        environment: Gymnasium id with version, e.g. "Hopper-v4"; None if unknown.
-        horizon: time limit of that environment in steps.
-        compatible: further environment ids for which the numbers are accepted.
-    """
-
-    minimum: float
-    maximum: float
-    source: str
-    environment: str | None = None
-    horizon: int | None = None
-    compatible: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        if not (np.isfinite(self.minimum) and np.isfinite(self.maximum) and self.minimum < self.maximum):
-            raise DatasetError(
-                f"reference scores are minimum {self.minimum} and maximum {self.maximum}",
-                "the minimum must be below the maximum and both finite",
-            )
-
-    def normalize(
-        self, returns: ArrayLike, *, environment: str | None = None, force: bool = False
-    ) -> NDArray[np.float64]:
-        """Return 100 * (returns - minimum) / (maximum - minimum) (Fu et al. 2020, D4RL, section 5).
-
-        Args:
-            returns: undiscounted episode returns, any shape.
-            environment: id of the environment that gave the returns; None skips the check.
-            force: accept returns of an environment for which the reference was not measured.
-
-        Raises:
-            IncompatibleError: `environment` is neither the reference's nor a compatible one.
-        """
-        accepted = (self.environment, *self.compatible)
-        if not (force or environment is None or self.environment is None or environment in accepted):
-            raise IncompatibleError(
-                f"returns from {environment!r} cannot be normalized with a reference of {self.environment!r}",
-                "environment versions differ in dynamics and rewards, so the score would mean nothing",
-                f"evaluate in one of {', '.join(map(str, accepted))}, or force it and say so in the report",
-            )
-        return 100.0 * (np.asarray(returns, np.float64) - self.minimum) / (self.maximum - self.minimum)
-
-
-@dataclass(frozen=True)
-class TransformRecord:
-    """One transform that was applied to a dataset: its name, parameters (JSON-able) and seed."""
-
-    name: str
-    parameters: Mapping[str, Any]
-    seed: int | None = None
-
-
-@dataclass(frozen=True)
-class Provenance:
-    """Where a dataset comes from: a source such as "d4rl:hopper-medium-v2", JSON-able details, transforms in order."""
-
-    source: str
-    details: Mapping[str, Any] = field(default_factory=dict)
-    transforms: tuple[TransformRecord, ...] = ()
-
-
 @dataclass(frozen=True, eq=False, repr=False)
 class Dataset:
     """Logged trajectories as flat columns: F frames, N transitions, K episodes. Immutable.
 
-    Each observed frame is stored once. An episode of T transitions owns T frames, or T + 1 if the frame after its
-    last transition is known, so F = N + last_known.sum(). The next observation of a transition is found by index and
-    never comes from another episode. An episode ends where a row is terminated or truncated; a time limit is a
-    truncation, never a termination; the last episode, or one cut at an explicit start, may end with neither flag.
+    Each observed frame is stored once. An episode of T transitions owns T frames, or T + 1 if the frame
+    after its last transition is known, so F = N + last_known.sum(). The next observation of a transition is
+    found by index and never comes from another episode. An episode ends where a row is terminated or
+    truncated; a time limit is a truncation, never a termination; the last episode, or one cut at an explicit
+    start, may end with neither flag.
 
     The constructor checks every column and brings it to its canonical type; most callers want `from_arrays`.
 
@@ -118,7 +53,8 @@ class Dataset:
         actions: [N, *act_shape] float32 (Box) or int64 (Discrete [N], MultiDiscrete, MultiBinary).
         rewards: [N] float32. Returns are summed in float64.
         terminated: [N] bool; the environment ended: the value after this row is 0.
-        truncated: [N] bool; the episode was cut (time limit). With both flags set, bootstrapping treats the row as terminated.
+        truncated: [N] bool; the episode was cut (time limit). If both flags are set, the row counts as
+            terminated for bootstrapping.
         episode_starts: [K] int64, the first transition of each episode; the first entry is 0.
         last_known: [K] bool, the frame after the episode's last transition is stored.
         observation_space, action_space: Gymnasium spaces of one observation and one action.
@@ -130,7 +66,7 @@ class Dataset:
         sampling_weights: [N] float64, probability of drawing each transition; sums to 1.
 
     Raises:
-        DatasetError: empty data, mismatched lengths, wrong types, NaN or infinity, or flags inside an episode.
+        DatasetError: empty data, mismatched lengths, wrong types, NaN, infinity, or flags inside an episode.
     """
 
     observations: Array
@@ -155,9 +91,7 @@ class Dataset:
 
     def __post_init__(self) -> None:
         clean: dict[str, Any] = {}
-        clean["rewards"] = columns.floats(
-            "rewards", columns.squeeze_column(columns.numeric("rewards", self.rewards))
-        )
+        clean["rewards"] = columns.floats("rewards", columns.squeeze_column(columns.numeric("rewards", self.rewards)))
         if clean["rewards"].ndim != 1 or not len(clean["rewards"]):
             raise DatasetError(
                 f"rewards have shape {clean['rewards'].shape}",
@@ -169,9 +103,7 @@ class Dataset:
         clean["truncated"] = columns.flags("truncated", self.truncated)
         for name in ("actions", "terminated", "truncated"):
             columns.require_length(name, clean[name], rows, "transition")
-        clean["episode_starts"] = _checked_starts(
-            self.episode_starts, clean["terminated"] | clean["truncated"]
-        )
+        clean["episode_starts"] = checked_starts(self.episode_starts, clean["terminated"] | clean["truncated"])
         clean["last_known"] = columns.flags("last_known", self.last_known)
         columns.require_length("last_known", clean["last_known"], len(clean["episode_starts"]), "episode")
         clean["observations"] = self._checked_observations(
@@ -184,7 +116,8 @@ class Dataset:
             clean["next_observations_override"] = columns.owned(override, clean["observations"].dtype)
         for name in ("costs", "goals", "log_probs"):
             if getattr(self, name) is not None:
-                clean[name] = columns.floats(name, getattr(self, name))
+                values = columns.numeric(name, getattr(self, name))
+                clean[name] = columns.floats(name, values if name == "goals" else columns.squeeze_column(values))
                 columns.require_length(name, clean[name], rows, "transition")
         if self.sampling_weights is not None:
             clean["sampling_weights"] = _checked_weights(self.sampling_weights, rows)
@@ -197,7 +130,8 @@ class Dataset:
         columns.require_length(name, array, rows, unit)
         if self.observation_space.shape is not None and array.shape[1:] != self.observation_space.shape:
             raise DatasetError(
-                f"{name} have shape {array.shape[1:]} per row, but the observation space has {self.observation_space.shape}",
+                f"{name} have shape {array.shape[1:]} per row, but the observation space has "
+                f"{self.observation_space.shape}",
                 "",
                 "pass the observation_space of the environment that the data come from",
             )
@@ -232,12 +166,13 @@ class Dataset:
         Args:
             observations: [N, ...], s_t.
             actions, rewards, terminated: [N, ...], [N], [N].
-            truncated: [N], True where an episode was cut without terminating. If it is None the cuts come from
-                `horizon` or `episode_starts`; with neither there is no way to know them and an error is raised.
-            next_observations: [N, ...], s_{t+1}. If they equal the next row inside every episode, only the last one
-                of each episode is stored; otherwise all are kept as an override.
-            episode_starts: [K] index of each episode's first row. With `truncated` None, an episode that another
-                one follows without a termination is marked truncated.
+            truncated: [N], True where an episode was cut without terminating. If it is None the cuts come
+                from `horizon` or `episode_starts`; with neither they cannot be known and an error is raised.
+            next_observations: [N, ...], s_{t+1}. If they equal the next row inside every episode, only the
+                last one of each episode is stored; otherwise all are kept as an override. A column that
+                equals the next row across episodes too is only a shift of the rows and is ignored.
+            episode_starts: [K] index of each episode's first row. If `truncated` is None, an episode that
+                another one follows without a termination is marked truncated.
             observation_space: defaults to an unbounded Box of the observations' shape.
             action_space: required, e.g. Box(-1, 1, (3,)) or Discrete(4); it is never guessed from the values.
             horizon: time limit in steps; used only when both `truncated` and `episode_starts` are None.
@@ -249,7 +184,7 @@ class Dataset:
             raise DatasetError(
                 "the action space is not given",
                 "actions 0, 1, 2 may be choices or numbers; guessing would train the wrong kind of policy",
-                "pass action_space=gymnasium.spaces.Box(-1, 1, (n,)) or action_space=gymnasium.spaces.Discrete(n)",
+                "pass action_space=gymnasium.spaces.Box(-1, 1, (n,)) or gymnasium.spaces.Discrete(n)",
             )
         obs = columns.observations("observations", observations)
         terminals = columns.flags("terminated", terminated)
@@ -258,16 +193,14 @@ class Dataset:
                 f"observations have shape {obs.shape} and terminated {terminals.shape}",
                 "both need one row per transition, and at least one",
             )
-        cuts, starts, boundary_rule = _boundaries(terminals, truncated, episode_starts, horizon)
+        cuts, starts, boundary_rule = boundaries(terminals, truncated, episode_starts, horizon)
         details: dict[str, Any] = {"boundaries": boundary_rule}
         override, known = None, np.zeros(len(starts), dtype=np.bool_)
         if next_observations is not None:
             following = columns.observations("next_observations", next_observations)
             if following.shape != obs.shape:
-                raise DatasetError(
-                    f"next_observations have shape {following.shape}, observations {obs.shape}"
-                )
-            obs, known, override, details["next_observations"] = _merge_next(obs, following, starts)
+                raise DatasetError(f"next_observations have shape {following.shape}, observations {obs.shape}")
+            obs, known, override, details["next_observations"] = merge_next(obs, following, starts)
         if provenance is None:
             provenance = Provenance("arrays", details)
         else:
@@ -293,8 +226,6 @@ class Dataset:
             infos={key: np.asarray(values) for key, values in (infos or {}).items()},
             sampling_weights=None if sampling_weights is None else np.asarray(sampling_weights),
         )
-
-    # --- sizes and indices -------------------------------------------------------------------------------------
 
     @property
     def num_transitions(self) -> int:
@@ -350,7 +281,7 @@ class Dataset:
 
     @cached_property
     def next_frame_index(self) -> Array:
-        """[N] int64, index into `observations` of s_{t+1}; the row's own frame where s_{t+1} is not stored."""
+        """[N] int64, index into `observations` of s_{t+1}; the row's own frame where it is not stored."""
         return freeze(self.frame_index + self._next_frame_known)
 
     @cached_property
@@ -366,7 +297,7 @@ class Dataset:
 
     @cached_property
     def bootstrappable(self) -> Array:
-        """[N] bool, rows usable by methods that bootstrap: s_{t+1} is known, or not needed because the row terminated."""
+        """[N] bool, rows on which a method can bootstrap: terminated, or s_{t+1} is known."""
         return freeze(self.terminated | self.next_valid)
 
     @cached_property
@@ -394,11 +325,9 @@ class Dataset:
             return self.next_observations_override
         return freeze(self.observations[self.next_frame_index])
 
-    # --- identity and change -----------------------------------------------------------------------------------
-
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 (hex) of the core columns; equal for the same trajectories whatever file they were read from.
+        """SHA-256 (hex) of the core columns; equal for the same trajectories, whatever file they come from.
 
         infos, names, spaces, reference and provenance are not in it.
         """
@@ -474,11 +403,12 @@ class Dataset:
     def __repr__(self) -> str:
         return (
             f"Dataset({self.name!r}, {self.num_transitions} transitions, {self.num_episodes} episodes, "
-            f"observations {self.observations.shape[1:]} {self.observations.dtype}, actions {self.action_space})"
+            f"observations {self.observations.dtype}{list(self.observations.shape[1:])}, "
+            f"actions {self.action_space})"
         )
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # Rebuilding through the constructor keeps arrays read-only in another process and leaves caches behind.
+        # Rebuilding by the constructor keeps arrays read-only in another process and leaves caches behind.
         state = {entry.name: getattr(self, entry.name) for entry in fields(self)}
         return _rebuild, ({**state, "infos": dict(self.infos)},)
 
@@ -508,119 +438,14 @@ def _statistics(values: Array) -> dict[str, float]:
     }
 
 
-def _checked_starts(values: ArrayLike, ends: Array) -> Array:
-    starts = columns.numeric("episode_starts", values)
-    if starts.dtype.kind not in "iu" or starts.ndim != 1 or not len(starts):
-        raise DatasetError(
-            f"episode_starts are {starts.dtype} of shape {starts.shape}",
-            "",
-            "give one integer row index per episode",
-        )
-    starts = columns.owned(starts, np.int64)
-    if starts[0] != 0 or (np.diff(starts) <= 0).any() or starts[-1] >= len(ends):
-        raise DatasetError(
-            "episode_starts must begin with 0 and rise strictly below the number of transitions",
-            f"got {starts[:5].tolist()}{'...' if len(starts) > 5 else ''} for {len(ends)} transitions",
-        )
-    inside = ends.copy()
-    inside[starts[1:] - 1] = False
-    inside[-1] = False
-    if inside.any():
-        raise DatasetError(
-            f"terminated or truncated is set inside an episode in {columns.first_rows(inside)}",
-            "an episode ends where either flag is set",
-            "start a new episode after each such row, or clear the flag",
-        )
-    return starts
-
-
 def _checked_weights(values: ArrayLike, rows: int) -> Array:
     weights = columns.owned(columns.numeric("sampling_weights", values), np.float64)
     columns.require_length("sampling_weights", weights, rows, "transition")
     columns.require_finite("sampling_weights", weights)
     if weights.ndim != 1 or (weights < 0).any() or abs(weights.sum() - 1.0) > 1e-6:
         raise DatasetError(
-            f"sampling_weights of shape {weights.shape} sum to {weights.sum():.6g} with minimum {weights.min():.6g}",
+            f"sampling_weights of shape {weights.shape} sum to {weights.sum():.6g}, min {weights.min():.6g}",
             "they are probabilities: not negative, sum 1",
             "divide the weights by their sum",
         )
     return weights
-
-
-def _boundaries(
-    terminated: Array, truncated: ArrayLike | None, episode_starts: ArrayLike | None, horizon: int | None
-) -> tuple[Array, Array, str]:
-    """Return (truncated [N], episode_starts [K], the rule used in words) from whatever boundaries were given."""
-    rows = len(terminated)
-    if truncated is not None:
-        cuts = columns.flags("truncated", truncated)
-        columns.require_length("truncated", cuts, rows, "transition")
-        if episode_starts is not None:
-            return (
-                cuts,
-                _checked_starts(episode_starts, terminated | cuts),
-                "truncated flags and episode starts",
-            )
-        return cuts, starts_after(terminated | cuts), "truncated flags"
-    if episode_starts is not None:
-        starts = _checked_starts(episode_starts, terminated)
-        cuts = np.zeros(rows, dtype=np.bool_)
-        cuts[starts[1:] - 1] = True
-        return (
-            freeze(cuts & ~terminated),
-            starts,
-            "episode starts; a start without a termination before it is a cut",
-        )
-    if horizon is None:
-        raise DatasetError(
-            "the ends of the episodes are not known",
-            "there are no truncated flags, so time limits cannot be told from running episodes",
-            "pass truncated=, horizon= (time limit in steps) or episode_starts=; "
-            "if the environment has no time limit, pass truncated flags that are all False",
-        )
-    cuts = truncated_at_horizon(terminated, horizon)
-    return cuts, starts_after(terminated | cuts), f"truncated at horizon {horizon}"
-
-
-def starts_after(ends: Array) -> Array:
-    """Return [K] the first row of each episode, given [N] the rows that end one."""
-    return freeze(np.concatenate(([0], np.flatnonzero(ends[:-1]) + 1)))
-
-
-def truncated_at_horizon(terminated: Array, horizon: int) -> Array:
-    """Return [N] True where an episode reaches `horizon` steps without being terminated there."""
-    if horizon < 1:
-        raise DatasetError(
-            f"horizon is {horizon}", "", "pass the environment's time limit in steps, at least 1"
-        )
-    starts = starts_after(terminated)
-    steps = np.arange(len(terminated)) - np.repeat(starts, np.diff(starts, append=len(terminated)))
-    return freeze(((steps + 1) % horizon == 0) & ~terminated)
-
-
-def _merge_next(
-    observations: Array, following: Array, starts: Sequence[int] | Array
-) -> tuple[Array, Array, Array | None, str]:
-    """Return (frames, last_known, override or None, what was found) for a column of next observations."""
-    rows = len(observations)
-    last = np.append(np.asarray(starts[1:], dtype=np.int64), rows) - 1
-    equal = (following[:-1] == observations[1:]).reshape(rows - 1, -1).all(axis=1)
-    inside = np.ones(rows - 1, dtype=np.bool_)
-    inside[last[:-1]] = False
-    mismatches = int((inside & ~equal).sum())
-    unknown = freeze(np.zeros(len(last), dtype=np.bool_))
-    if mismatches:
-        return observations, unknown, following, f"kept: {mismatches} rows differ from the next row"
-    boundary = last[:-1]
-    if len(boundary) and equal[boundary].all() and (following[boundary] != observations[boundary]).any():
-        # The column was made by shifting all rows by one: at an episode's end it shows the next episode's first frame.
-        return (
-            observations,
-            unknown,
-            None,
-            "ignored: it runs across episodes, so it is only a shift of the rows",
-        )
-    frames = np.empty((rows + len(last), *observations.shape[1:]), observations.dtype)
-    frames[np.arange(rows) + np.repeat(np.arange(len(last)), np.diff(last, prepend=-1))] = observations
-    frames[last + 1 + np.arange(len(last))] = following[last]
-    return freeze(frames), freeze(np.ones(len(last), dtype=np.bool_)), None, "last of each episode kept"

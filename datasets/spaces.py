@@ -1,15 +1,17 @@
-"""Gymnasium spaces as JSON (the schema of Minari) and the flattening of composite observations.
+"""Gymnasium spaces: as JSON (the schema of Minari), those of an environment, flattening of composite ones.
 
-Schema: https://github.com/Farama-Foundation/Minari, `minari/serialization.py`; one object per space with the key
-"type" and the fields of that space, nested under "subspaces" for Dict and Tuple.
+Schema: https://github.com/Farama-Foundation/Minari, `minari/serialization.py`; one object per space with the
+key "type" and the fields of that space, nested under "subspaces" for Dict and Tuple.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+import gymnasium
 import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
@@ -59,11 +61,7 @@ def _describe(space: spaces.Space[Any]) -> dict[str, Any]:
             "start": space.start.tolist(),
         }
     if isinstance(space, spaces.MultiBinary):
-        n = space.n
-        return {
-            "type": "MultiBinary",
-            "n": int(n) if np.isscalar(n) else [int(size) for size in np.asarray(n)],
-        }
+        return {"type": "MultiBinary", "n": np.asarray(space.n).tolist()}
     if isinstance(space, spaces.Dict):
         return {"type": "Dict", "subspaces": {key: _describe(part) for key, part in space.spaces.items()}}
     if isinstance(space, spaces.Tuple):
@@ -83,7 +81,6 @@ def _build(description: Mapping[str, Any]) -> spaces.Space[Any]:
     if kind == "Box":
         dtype = np.dtype(description["dtype"])
         shape = tuple(description["shape"])
-        # float64 first: JSON spells infinity as a float, which an integer array cannot parse.
         low, high = (np.asarray(description[key]).astype(dtype).reshape(shape) for key in ("low", "high"))
         return spaces.Box(low=low, high=high, shape=shape, dtype=dtype.type)
     if kind == "Discrete":
@@ -118,12 +115,42 @@ def _unknown(kind: str) -> DatasetError:
     )
 
 
+@dataclass(frozen=True)
+class EnvironmentFacts:
+    """The spaces and the time limit (steps, or None) of a Gymnasium environment."""
+
+    observation_space: spaces.Space[Any]
+    action_space: spaces.Space[Any]
+    horizon: int | None
+
+
+def environment_facts(environment: str, **options: Any) -> EnvironmentFacts:
+    """Make a Gymnasium environment only to ask for its spaces and time limit.
+
+    Raises:
+        DatasetError: the environment is not registered or its simulator is not installed.
+    """
+    try:
+        made = gymnasium.make(environment, **options)
+    except (gymnasium.error.Error, ImportError) as error:
+        raise DatasetError(
+            f"the spaces of environment {environment!r} are not known",
+            f"Gymnasium cannot make it: {error}",
+            "install its simulator (pip install 'offbench[mujoco]' for MuJoCo), or pass action_space= and horizon=",
+        ) from error
+    try:
+        horizon = made.spec.max_episode_steps if made.spec is not None else None
+        return EnvironmentFacts(made.observation_space, made.action_space, horizon)
+    finally:
+        made.close()
+
+
 def flat_space(space: spaces.Space[Any]) -> spaces.Space[Any]:
     """Return the space of a dataset column for `space`: Dict and Tuple become one flat float32 Box.
 
     The rule is that of `gymnasium.spaces.flatten`, so a policy trained on the flat column acts in
-    `gymnasium.wrappers.FlattenObservation(env)`: leaves in the order of the space, Box and MultiBinary unravelled,
-    Discrete and MultiDiscrete one-hot. Other spaces are returned as they are.
+    `gymnasium.wrappers.FlattenObservation(env)`: leaves in the order of the space, Box and MultiBinary
+    unravelled, Discrete and MultiDiscrete one-hot. Other spaces are returned as they are.
     """
     if not isinstance(space, (spaces.Dict, spaces.Tuple)):
         return space
@@ -148,10 +175,10 @@ def _require_numeric(space: spaces.Space[Any]) -> None:
 
 
 def flatten_batch(space: spaces.Space[Any], values: Any) -> NDArray[Any]:
-    """Flatten stored values of `space` to [T, size] float32 by the rule of `flat_space`; plain spaces pass through.
+    """Flatten stored values of `space` to [T, size] float32 as `flat_space` does; plain ones pass through.
 
     Args:
-        values: an array [T, ...] for a plain space, a mapping of values for Dict, a sequence of values for Tuple.
+        values: an array [T, ...] for a plain space, a mapping of them for Dict, a sequence of them for Tuple.
     """
     if not isinstance(space, (spaces.Dict, spaces.Tuple)):
         return np.asarray(values)
@@ -164,9 +191,7 @@ def _leaves(space: spaces.Space[Any], values: Any) -> list[NDArray[Any]]:
         return [leaf for key, part in space.spaces.items() for leaf in _leaves(part, values[key])]
     if isinstance(space, spaces.Tuple):
         _require_type(values, Sequence, space)
-        return [
-            leaf for part, value in zip(space.spaces, values, strict=True) for leaf in _leaves(part, value)
-        ]
+        return [leaf for part, value in zip(space.spaces, values, strict=True) for leaf in _leaves(part, value)]
     array = np.asarray(values)
     if isinstance(space, spaces.Discrete):
         return [_one_hot(array.reshape(-1) - space.start, int(space.n))]

@@ -1,0 +1,111 @@
+"""Where episodes begin and end, and which next observations are known: the rules every reader shares."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from offbench.datasets import columns
+from offbench.datasets.columns import Array, freeze
+from offbench.errors import DatasetError
+
+
+def boundaries(
+    terminated: Array, truncated: ArrayLike | None, episode_starts: ArrayLike | None, horizon: int | None
+) -> tuple[Array, Array, str]:
+    """Return (truncated [N], episode_starts [K], the rule used in words) from what was given."""
+    rows = len(terminated)
+    if truncated is not None:
+        cuts = columns.flags("truncated", truncated)
+        columns.require_length("truncated", cuts, rows, "transition")
+        if episode_starts is not None:
+            return (
+                cuts,
+                checked_starts(episode_starts, terminated | cuts),
+                "truncated flags and episode starts",
+            )
+        return cuts, starts_after(terminated | cuts), "truncated flags"
+    if episode_starts is not None:
+        starts = checked_starts(episode_starts, terminated)
+        cuts = np.zeros(rows, dtype=np.bool_)
+        cuts[starts[1:] - 1] = True
+        return (
+            freeze(cuts & ~terminated),
+            starts,
+            "episode starts; a start without a termination before it is a cut",
+        )
+    if horizon is None:
+        raise DatasetError(
+            "the ends of the episodes are not known",
+            "there are no truncated flags, so time limits cannot be told from running episodes",
+            "pass truncated=, horizon= (time limit in steps) or episode_starts=; "
+            "if the environment has no time limit, pass truncated flags that are all False",
+        )
+    cuts = truncated_at_horizon(terminated, horizon)
+    return cuts, starts_after(terminated | cuts), f"truncated at horizon {horizon}"
+
+
+def starts_after(ends: Array) -> Array:
+    """Return [K] the first row of each episode, given [N] the rows that end one."""
+    return freeze(np.concatenate(([0], np.flatnonzero(ends[:-1]) + 1)))
+
+
+def truncated_at_horizon(terminated: Array, horizon: int) -> Array:
+    """Return [N] True where an episode reaches `horizon` steps without being terminated there."""
+    if horizon < 1:
+        raise DatasetError(f"horizon is {horizon}", "", "pass the environment's time limit in steps, at least 1")
+    starts = starts_after(terminated)
+    steps = np.arange(len(terminated)) - np.repeat(starts, np.diff(starts, append=len(terminated)))
+    return freeze(((steps + 1) % horizon == 0) & ~terminated)
+
+
+def merge_next(observations: Array, following: Array, starts: Array) -> tuple[Array, Array, Array | None, str]:
+    """Return (frames, last_known, override or None, what was found) for a column of next observations."""
+    rows = len(observations)
+    last = np.append(starts[1:], rows) - 1
+    equal = (following[:-1] == observations[1:]).reshape(rows - 1, -1).all(axis=1)
+    inside = np.ones(rows - 1, dtype=np.bool_)
+    inside[last[:-1]] = False
+    mismatches = int((inside & ~equal).sum())
+    unknown = freeze(np.zeros(len(last), dtype=np.bool_))
+    if mismatches:
+        return observations, unknown, following, f"kept: {mismatches} rows differ from the next row"
+    boundary = last[:-1]
+    if len(boundary) and equal[boundary].all() and (following[boundary] != observations[boundary]).any():
+        # The column is a shift of all rows: at an episode's end it shows the next episode's first frame.
+        return (
+            observations,
+            unknown,
+            None,
+            "ignored: it runs across episodes, so it is only a shift of the rows",
+        )
+    frames = np.empty((rows + len(last), *observations.shape[1:]), observations.dtype)
+    frames[np.arange(rows) + np.repeat(np.arange(len(last)), np.diff(last, prepend=-1))] = observations
+    frames[last + 1 + np.arange(len(last))] = following[last]
+    return freeze(frames), freeze(np.ones(len(last), dtype=np.bool_)), None, "last of each episode kept"
+
+
+def checked_starts(values: ArrayLike, ends: Array) -> Array:
+    starts = columns.numeric("episode_starts", values)
+    if starts.dtype.kind not in "iu" or starts.ndim != 1 or not len(starts):
+        raise DatasetError(
+            f"episode_starts are {starts.dtype} of shape {starts.shape}",
+            "",
+            "give one integer row index per episode",
+        )
+    starts = columns.owned(starts, np.int64)
+    if starts[0] != 0 or (np.diff(starts) <= 0).any() or starts[-1] >= len(ends):
+        raise DatasetError(
+            "episode_starts must begin with 0 and rise strictly below the number of transitions",
+            f"got {starts[:5].tolist()}{'...' if len(starts) > 5 else ''} for {len(ends)} transitions",
+        )
+    inside = ends.copy()
+    inside[starts[1:] - 1] = False
+    inside[-1] = False
+    if inside.any():
+        raise DatasetError(
+            f"terminated or truncated is set inside an episode in {columns.first_rows(inside)}",
+            "an episode ends where either flag is set",
+            "start a new episode after each such row, or clear the flag",
+        )
+    return starts

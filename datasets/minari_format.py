@@ -1,0 +1,337 @@
+"""Reader of datasets in Minari's formats (HDF5, Arrow, Parquet), straight from the files.
+
+Layout (https://minari.farama.org, checked against Minari 0.5.4): `<root>/<namespace>/<name>-v<k>/data/metadata.json`
+beside `main_data.hdf5` (one group per episode) or one directory per episode with Arrow or Parquet parts. An episode of
+T steps stores T + 1 observations. Writing is in `minari_write.py`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from gymnasium import spaces
+
+from offbench.datasets.columns import Array, freeze
+from offbench.datasets.d4rl import open_hdf5
+from offbench.datasets.dataset import Dataset
+from offbench.datasets.minari_arrow import read_arrow_columns
+from offbench.datasets.minari_images import decode_images, is_image_space
+from offbench.datasets.minari_write import DATA_FILE, EXTRA_COLUMNS, METADATA_KEY, write_minari
+from offbench.datasets.records import Provenance, Reference, TransformRecord
+from offbench.datasets.spaces import environment_facts, flat_space, flatten_batch, space_from_json
+from offbench.errors import DatasetError
+
+__all__ = ["dataset_folder", "minari_root", "read_minari", "write_minari"]
+
+
+@dataclass(frozen=True)
+class _Episode:
+    """One stored episode; observations and actions as their space stores them, infos by flat name."""
+
+    observations: Any
+    actions: Any
+    rewards: Array
+    terminated: Array
+    truncated: Array
+    infos: dict[str, Array]
+
+
+@dataclass(frozen=True)
+class _Header:
+    """What metadata.json says, parsed once."""
+
+    metadata: dict[str, Any]
+    id: str
+    episodes: int
+    environment: str | None
+    environment_options: dict[str, Any]
+    horizon: int | None
+    observation_space: spaces.Space[Any]
+    action_space: spaces.Space[Any]
+    jpeg: bool
+
+
+def minari_root() -> Path:
+    """Return the folder of local Minari datasets: $MINARI_DATASETS_PATH or ~/.minari/datasets."""
+    configured = os.environ.get("MINARI_DATASETS_PATH")
+    return Path(configured) if configured else Path.home() / ".minari" / "datasets"
+
+
+def dataset_folder(path: str | Path) -> Path | None:
+    """Return the folder that holds metadata.json, given a dataset's folder or that folder itself; None if neither."""
+    for folder in (Path(path) / "data", Path(path)):
+        if (folder / "metadata.json").is_file():
+            return folder
+    return None
+
+
+def read_minari(
+    path: str | Path,
+    *,
+    environment: str | None = None,
+    reference: Reference | None = None,
+    name: str | None = None,
+) -> Dataset:
+    """Read a Minari dataset from its folder.
+
+    Dict and Tuple observations are flattened by the rule of `gymnasium.spaces.flatten`, so policies act in
+    `gymnasium.wrappers.FlattenObservation(env)`. Info columns that every episode has, as numbers with one row per
+    step, are kept; others are listed in the provenance.
+
+    Args:
+        path: the dataset's folder (the one with `data/`) or its `data` folder.
+        environment: Gymnasium id to evaluate in; defaults to the stored evaluation environment.
+        reference: of the normalized score; defaults to the stored reference scores, if there are any.
+        name: defaults to the dataset's id.
+
+    Raises:
+        DatasetError: no dataset there, damaged files, or an episode whose columns do not fit (named).
+    """
+    folder = dataset_folder(path)
+    if folder is None:
+        raise DatasetError(
+            f"no Minari dataset at {path}",
+            "there is no data/metadata.json",
+            "pass the folder <root>/<namespace>/<name>-v<k> of the dataset",
+        )
+    header = _read_header(folder)
+    stored = header.metadata.get(METADATA_KEY) or {}
+    frames, rows, infos, skipped = _join(list(_read_episodes(folder, header)), header)
+    extras = {
+        field: infos.pop(f"{METADATA_KEY}/{field}") for field in EXTRA_COLUMNS if f"{METADATA_KEY}/{field}" in infos
+    }
+    lengths = rows.pop("lengths")
+    last_known = np.ones(len(lengths), dtype=np.bool_)
+    last_known[np.asarray(stored.get("unknown_last", []), dtype=np.int64)] = False
+    if not last_known.all():
+        keep = np.ones(len(frames), dtype=np.bool_)
+        keep[(np.cumsum(lengths + 1) - 1)[~last_known]] = False
+        frames = frames[keep]
+    details: dict[str, Any] = {"format": f"Minari {header.metadata.get('data_format', 'hdf5')}"}
+    if skipped:
+        details["skipped_infos"] = skipped
+    if header.environment_options:
+        details["environment_options"] = header.environment_options
+    if isinstance(header.observation_space, (spaces.Dict, spaces.Tuple)):
+        details["flattened_observations"] = str(header.observation_space)
+    provenance = Provenance(f"minari:{header.id}", details)
+    if "provenance" in stored:
+        provenance = _restore_provenance(stored["provenance"])
+    return Dataset(
+        observations=freeze(frames),
+        episode_starts=freeze(np.cumsum(lengths) - lengths),
+        last_known=freeze(last_known),
+        observation_space=flat_space(header.observation_space),
+        action_space=header.action_space,
+        environment=environment or stored.get("environment") or header.environment,
+        reference=reference or _reference(header, stored),
+        provenance=provenance,
+        name=name or stored.get("name") or header.id,
+        infos=infos,
+        **rows,
+        **extras,
+    )
+
+
+def _read_header(folder: Path) -> _Header:
+    path = folder / "metadata.json"
+    try:
+        metadata = json.loads(path.read_text(encoding="utf-8"))
+        episodes, data_id = int(metadata["total_episodes"]), str(metadata["dataset_id"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DatasetError(
+            f"cannot read {path}", f"{type(error).__name__}: {error}", "download or copy the dataset again"
+        ) from error
+    training, evaluation = (_environment(metadata.get(key)) for key in ("env_spec", "eval_env_spec"))
+    environment = evaluation or training or {}
+    if "observation_space" in metadata and "action_space" in metadata:
+        observation_space = space_from_json(metadata["observation_space"])
+        action_space = space_from_json(metadata["action_space"])
+    elif training:
+        # Datasets recorded before Minari 0.4 stored only the environment.
+        facts = environment_facts(training["id"], **training.get("kwargs", {}))
+        observation_space, action_space = facts.observation_space, facts.action_space
+    else:
+        raise DatasetError(f"{path} names neither spaces nor an environment", "", "download the dataset again")
+    return _Header(
+        metadata=metadata,
+        id=data_id,
+        episodes=episodes,
+        environment=environment.get("id"),
+        environment_options=environment.get("kwargs") or {},
+        horizon=environment.get("max_episode_steps"),
+        observation_space=observation_space,
+        action_space=action_space,
+        jpeg=bool(metadata.get("jpeg_encoding", True)),
+    )
+
+
+def _environment(spec: str | None) -> dict[str, Any] | None:
+    """Parse a stored environment spec.
+
+    Read as plain JSON: `EnvSpec.from_json` of Gymnasium 1.x rejects specs written by older versions because of
+    fields that were removed (order_enforce, apply_api_compatibility, autoreset).
+    """
+    if not spec:
+        return None
+    parsed = json.loads(spec)
+    return parsed if isinstance(parsed, dict) and parsed.get("id") else None
+
+
+def _reference(header: _Header, stored: Mapping[str, Any]) -> Reference | None:
+    if stored.get("reference"):
+        fields = dict(stored["reference"])
+        return Reference(**{**fields, "compatible": tuple(fields.get("compatible", ()))})
+    low, high = (header.metadata.get(key) for key in ("ref_min_score", "ref_max_score"))
+    if low is None or high is None:
+        return None
+    return Reference(
+        float(low), float(high), f"metadata of Minari dataset {header.id}", header.environment, header.horizon
+    )
+
+
+def _restore_provenance(stored: Mapping[str, Any]) -> Provenance:
+    transforms = tuple(TransformRecord(**record) for record in stored["transforms"])
+    return Provenance(stored["source"], stored["details"], transforms)
+
+
+def _read_episodes(folder: Path, header: _Header) -> Iterator[_Episode]:
+    data_format = header.metadata.get("data_format", "hdf5")
+    if data_format == "hdf5":
+        return _read_hdf5(folder / DATA_FILE, header)
+    if data_format in ("arrow", "parquet"):
+        return (
+            _Episode(**columns)
+            for columns in read_arrow_columns(
+                folder, data_format, header.episodes, header.observation_space, header.action_space, header.jpeg
+            )
+        )
+    raise DatasetError(f"{folder} uses the unknown Minari format {data_format!r}", "", "known: hdf5, arrow, parquet")
+
+
+def _read_hdf5(path: Path, header: _Header) -> Iterator[_Episode]:
+    with open_hdf5(path) as file:
+        for index in range(header.episodes):
+            group = file.get(f"episode_{index}")
+            if group is None:
+                raise DatasetError(
+                    f"{path} lacks episode {index}",
+                    f"metadata.json promises {header.episodes} episodes",
+                    "download or copy the dataset again",
+                )
+            missing = [
+                key for key in ("observations", "actions", "rewards", "terminations", "truncations") if key not in group
+            ]
+            if missing:
+                raise DatasetError(f"episode {index} of {header.id} lacks {', '.join(missing)}", f"file: {path}")
+            yield _Episode(
+                observations=_decode(group["observations"], header.observation_space, header.jpeg),
+                actions=_decode(group["actions"], header.action_space, header.jpeg),
+                rewards=_read_array(group["rewards"]),
+                terminated=_read_array(group["terminations"]),
+                truncated=_read_array(group["truncations"]),
+                infos=_read_infos(group["infos"]) if "infos" in group else {},
+            )
+
+
+def _read_array(item: h5py.Dataset) -> Array:
+    """Read a whole column through h5py's low level: datasets have thousands of small episodes."""
+    if item.dtype.kind not in "biuf":
+        return np.asarray(item[()])
+    array = np.empty(item.shape, item.dtype)
+    if array.size:
+        item.id.read(h5py.h5s.ALL, h5py.h5s.ALL, array)
+    return array
+
+
+def _decode(item: Any, space: spaces.Space[Any], jpeg: bool) -> Any:
+    if isinstance(space, spaces.Dict):
+        return {key: _decode(item[key], part, jpeg) for key, part in space.spaces.items()}
+    if isinstance(space, spaces.Tuple):
+        return [_decode(item[f"_index_{i}"], part, jpeg) for i, part in enumerate(space.spaces)]
+    if jpeg and is_image_space(space):
+        return decode_images(item[()])
+    return _read_array(item)
+
+
+def _read_infos(group: h5py.Group) -> dict[str, Array]:
+    infos: dict[str, Array] = {}
+
+    def visit(key: str, item: h5py.Dataset | h5py.Group) -> None:
+        if isinstance(item, h5py.Dataset):
+            infos[key] = _read_array(item)
+
+    group.visititems(visit)
+    return infos
+
+
+def _join(episodes: list[_Episode], header: _Header) -> tuple[Array, dict[str, Array], dict[str, Array], list[str]]:
+    """Concatenate episodes; return (frames, columns with "lengths", infos, names of infos left out)."""
+    if not episodes:
+        raise DatasetError(f"Minari dataset {header.id} has no episodes")
+    lengths = np.asarray([len(episode.rewards) for episode in episodes], dtype=np.int64)
+    frames: list[Array] = []
+    for index, episode in enumerate(episodes):
+        observations = flatten_batch(header.observation_space, episode.observations)
+        _check_episode(index, episode, observations, header)
+        frames.append(observations)
+    rows = {
+        field: freeze(np.concatenate([getattr(episode, field) for episode in episodes]))
+        for field in ("actions", "rewards", "terminated", "truncated")
+    }
+    rows["lengths"] = lengths
+    infos, skipped = _join_infos(episodes, lengths)
+    return np.concatenate(frames), rows, infos, skipped
+
+
+def _check_episode(index: int, episode: _Episode, observations: Array, header: _Header) -> None:
+    steps = len(episode.rewards)
+    where = f"episode {index} of {header.id}"
+    if steps == 0:
+        raise DatasetError(f"{where} has no steps", "", "remove it from the dataset")
+    if isinstance(episode.actions, (dict, list)):
+        raise DatasetError(
+            f"{where} has {type(header.action_space).__name__} actions",
+            "algorithms act in Box, Discrete, MultiDiscrete or MultiBinary spaces",
+        )
+    if len(observations) != steps + 1:
+        raise DatasetError(
+            f"{where} has {len(observations)} observations for {steps} steps, expected {steps + 1}",
+            "an episode stores the observation after its last step too"
+            + ("; some old datasets lack it" if len(observations) == steps else ""),
+            "download a newer version of the dataset (for example -v1 instead of -v0)",
+        )
+    for field in ("actions", "terminated", "truncated"):
+        count = len(getattr(episode, field))
+        if count != steps:
+            raise DatasetError(f"{where} has {count} {field} for {steps} rewards", "", "download it again")
+    ends = np.asarray(episode.terminated, bool) | np.asarray(episode.truncated, bool)
+    if ends[:-1].any():
+        raise DatasetError(
+            f"{where} is terminated or truncated at step {int(np.argmax(ends))} of {steps}",
+            "an episode ends where either flag is set",
+            "split the episode there, or clear the flag",
+        )
+
+
+def _join_infos(episodes: list[_Episode], lengths: Array) -> tuple[dict[str, Array], list[str]]:
+    """Concatenate the infos that all episodes have; the row after the last step (T + 1 rows) is dropped."""
+    infos: dict[str, Array] = {}
+    names = {key for episode in episodes for key in episode.infos}
+    for key in sorted(names):
+        parts = [episode.infos.get(key) for episode in episodes]
+        usable = [
+            part[:steps]
+            for part, steps in zip(parts, lengths.tolist(), strict=True)
+            if part is not None and part.dtype.kind in "biuf" and part.ndim and len(part) in (steps, steps + 1)
+        ]
+        if len(usable) == len(episodes) and len({part.shape[1:] for part in usable}) == 1:
+            infos[key] = freeze(np.concatenate(usable))
+    return infos, sorted(names - infos.keys())
