@@ -185,9 +185,7 @@ class ProgressDisplay(AbstractContextManager["ProgressDisplay"]):
         every: seconds between plain lines where the console is not a terminal.
     """
 
-    def __init__(
-        self, console: Console, *, every: float = 60.0, clock: Callable[[], float] = time.monotonic
-    ) -> None:
+    def __init__(self, console: Console, *, every: float = 60.0, clock: Callable[[], float] = time.monotonic) -> None:
         self.console = console
         self.state = ProgressState(clock=clock)
         self._every = every
@@ -229,4 +227,4 @@ class ProgressDisplay(AbstractContextManager["ProgressDisplay"]):
             self._print(plain_line(self.state))
 
     def _print(self, line: str, style: str | None = None) -> None:
-        self.console.print(line, style=style, markup=False, highlight=False, soft_wrap=True)
+        self.console.print(Text(line, style=style or ""), soft_wrap=True)

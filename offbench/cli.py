@@ -1,0 +1,360 @@
+"""The `offbench` command: run, train, status, report and demo. What looks things up is in `cli_lookup`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from offbench import __version__
+from offbench.cli_lookup import algorithms_app, data_app, doctor
+from offbench.cli_output import INTERRUPTED, ErrorGroup, err, examples, out, print_json, print_table, say
+from offbench.errors import RunError, SpecError
+
+if TYPE_CHECKING:
+    from offbench.execution import RunSummary
+    from offbench.suite import Suite
+
+# Heavy imports (torch, pandas, gymnasium) are inside the functions, so that --help answers at once.
+
+app = typer.Typer(
+    name="offbench",
+    cls=ErrorGroup,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.add_typer(data_app, name="data")
+app.add_typer(algorithms_app, name="algorithms")
+app.command("doctor")(doctor)
+
+Root = Annotated[Path, typer.Option("--root", "-o", help="Folder for the runs and the report.")]
+Workers = Annotated[
+    int | None, typer.Option("--workers", "-w", min=1, help="Worker processes; by default chosen from the machine.")
+]
+Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:N or mps.")]
+Seeds = Annotated[str | None, typer.Option("--seeds", help="How many (5), or which, separated by commas (0,1,7).")]
+MaxLanes = Annotated[
+    int | None, typer.Option("--max-lanes", min=1, help="Train at most so many runs together; by default all that fit.")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on standard output.")]
+
+
+def _version(show: bool) -> None:
+    if show:
+        out().print(f"offbench {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+@examples(
+    "offbench demo",
+    "offbench run smoke",
+    "offbench train iql pendulum/medium-replay --updates 2000",
+    "offbench data info pendulum/medium-replay",
+)
+def root_options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+) -> None:
+    """Benchmark offline-RL algorithms and analyse the datasets that they learn from.
+
+    A suite is datasets x algorithms x seeds. Running one trains what is missing, evaluates in real environments and
+    writes a report; the same command resumes after any interruption and does nothing when all is done.
+    """
+
+
+@app.command()
+@examples(
+    "offbench demo",
+    "offbench demo --seeds 2 --updates 500 -o demo_short",
+)
+def demo(
+    root: Root = Path("demo"),
+    workers: Workers = None,
+    device: Device = "auto",
+    seeds: Seeds = None,
+    updates: Annotated[
+        int | None, typer.Option("--updates", min=1, help="Updates of each run, for a shorter demo.")
+    ] = None,
+) -> None:
+    """Run a small but real benchmark, in minutes on two processors and without a network.
+
+    It builds the datasets by rolling shipped policies out in Pendulum, Hopper and CartPole, trains BC, TD3+BC and IQL
+    with five seeds each, and writes a table, plots and an HTML page. Interrupt it when you like: the same command
+    goes on from there.
+    """
+    from offbench.api import load_suite
+
+    suite = _override(load_suite("demo"), seeds=seeds, updates=updates)
+    say(f"{suite.name}: {_size(suite)}; results go to {root}")
+    outcome = _run(suite, root, workers, device, None, report=True)
+    _print_outcome(outcome)
+    say("next, try:")
+    say(f"  offbench status {root}")
+    say("  offbench data info pendulum/medium-replay")
+    say("  offbench train iql hopper/medium-replay --seeds 3 --updates 20000 --evaluate-every 4000 -c expectile=0.8")
+    _exit(outcome)
+
+
+@app.command()
+@examples(
+    "offbench run smoke",
+    "offbench run smoke --seeds 3 --workers 1 -o runs",
+    "offbench run smoke --json --no-report",
+)
+def run(
+    suite: Annotated[str, typer.Argument(help="A YAML file, or the name of a packaged suite: smoke, demo.")],
+    root: Root = Path("runs"),
+    workers: Workers = None,
+    device: Device = "auto",
+    seeds: Seeds = None,
+    max_lanes: MaxLanes = None,
+    report: Annotated[bool, typer.Option("--report/--no-report", help="Write the report at the end.")] = True,
+    as_json: Json = False,
+) -> None:
+    """Train and evaluate a suite: every algorithm on every dataset with every seed.
+
+    Runs that are done are skipped, unfinished ones go on from their last checkpoint, failed ones are tried again.
+    Runs that fit together train together as the lanes of one network; `--max-lanes` bounds how many.
+    """
+    from offbench.api import load_suite
+
+    outcome = _run(_override(load_suite(suite), seeds=seeds), root, workers, device, max_lanes, report)
+    print_json(outcome) if as_json else _print_outcome(outcome)
+    _exit(outcome)
+
+
+@app.command()
+@examples(
+    "offbench train bc cartpole/mixed --updates 2000",
+    "offbench train iql pendulum/medium-replay --seeds 3 --updates 5000 --evaluate-every 1000",
+    "offbench train td3_bc pendulum/medium-replay -c alpha=1.0 -c hidden=[64,64] --updates 2000 --json",
+)
+def train(
+    algorithm: Annotated[str, typer.Argument(help="See `offbench algorithms list`.")],
+    dataset: Annotated[str, typer.Argument(help="An id (see `offbench data list`), a file or a Minari folder.")],
+    seeds: Seeds = None,
+    updates: Annotated[int | None, typer.Option("--updates", "-u", min=1, help="Updates of each run.")] = None,
+    batch_size: Annotated[int | None, typer.Option("--batch-size", "-b", min=1, help="Transitions per update.")] = None,
+    evaluate_every: Annotated[
+        int | None, typer.Option("--evaluate-every", min=1, help="Updates between evaluations.")
+    ] = None,
+    evaluation_episodes: Annotated[
+        int | None, typer.Option("--evaluation-episodes", min=1, help="Episodes of each evaluation.")
+    ] = None,
+    final_episodes: Annotated[
+        int | None, typer.Option("--final-episodes", min=1, help="Episodes of the last evaluation.")
+    ] = None,
+    config: Annotated[
+        list[str] | None,
+        typer.Option("--config", "-c", metavar="KEY=VALUE", help="A setting of the algorithm; may be repeated."),
+    ] = None,
+    preset: Annotated[str | None, typer.Option("--preset", help="A named set of hyper-parameters.")] = None,
+    environment: Annotated[
+        str | None, typer.Option("--environment", help="Gymnasium id to evaluate in, where the data name none.")
+    ] = None,
+    name: Annotated[str, typer.Option("--name", help="Name of the study: a folder below the root.")] = "train",
+    root: Root = Path("runs"),
+    workers: Workers = None,
+    device: Device = "auto",
+    max_lanes: MaxLanes = None,
+    as_json: Json = False,
+) -> None:
+    """Train one algorithm on one dataset, with one or more seeds at once.
+
+    Settings come from the algorithm's defaults and presets; `-c` changes one. The run folders hold every evaluation
+    episode, the training metrics, a checkpoint and the policy; the same command resumes or returns at once.
+    """
+    from offbench.api import cell_suite
+
+    suite = cell_suite(
+        algorithm,
+        dataset if environment is None else {"id": dataset, "environment": environment},
+        seeds=1 if seeds is None else _parse_seeds(seeds),
+        config=_parse_config(config or []),
+        preset=preset,
+        name=name,
+        updates=updates,
+        batch_size=batch_size,
+        evaluate_every=evaluate_every,
+        evaluation_episodes=evaluation_episodes,
+        final_episodes=final_episodes,
+    )
+    outcome = _run(suite, root, workers, device, max_lanes, report=False)
+    print_json(outcome) if as_json else _print_outcome(outcome)
+    _exit(outcome)
+
+
+@app.command()
+@examples(
+    "offbench status",
+    "offbench status demo --json",
+)
+def status(
+    root: Annotated[Path, typer.Argument(help="The folder that was given to run or train as --root.")] = Path("runs"),
+    as_json: Json = False,
+) -> None:
+    """Show how far the runs under a folder are, from their files alone.
+
+    It can be asked while they train, from another terminal or another machine that sees the folder.
+    """
+    from offbench.api import output_status
+
+    cells = output_status(root)
+    if as_json:
+        print_json({"root": root, "cells": [{**vars(cell), "runs": cell.runs} for cell in cells]})
+        return
+    rows = []
+    for cell in cells:
+        states = ", ".join(f"{count} {state}" for state, count in sorted(cell.states.items()))
+        rows.append((cell.study, cell.algorithm, cell.dataset, states, f"{cell.step:,}/{cell.updates:,}"))
+    print_table(("study", "algorithm", "dataset", "runs", "updates"), rows)
+    for cell in cells:
+        for message in cell.errors:
+            say(f"failed: {cell.algorithm} on {cell.dataset}, {message}", "red")
+
+
+@app.command()
+@examples(
+    "offbench report",
+    "offbench report demo --output report",
+)
+def report(
+    root: Annotated[Path, typer.Argument(help="The folder that was given to run or train as --root.")] = Path("runs"),
+    output: Annotated[
+        Path | None, typer.Option("--output", help="Where to write; by default ROOT/<study>/report.")
+    ] = None,
+) -> None:
+    """Write tables, plots and one self-contained HTML page about the finished runs under a folder.
+
+    Scores are the means of each run's final evaluation; the seed is the unit of replication. The captions say the
+    protocol, the interval method and what could mislead.
+    """
+    from offbench.api import write_reports
+
+    for study, files in write_reports(root, output).items():
+        say(f"report of {study}:")
+        out().print(str(files.html), markup=False)
+
+
+# --- Helpers ---
+
+
+def _run(
+    suite: Suite, root: Path, workers: int | None, device: str, max_lanes: int | None, report: bool
+) -> dict[str, Any]:
+    """Build the datasets, run the suite with a progress display, and gather what was made."""
+    from offbench.api import score_rows, write_reports
+    from offbench.cli_lookup import build_datasets
+    from offbench.execution import run_suite
+    from offbench.progress import ProgressDisplay
+    from offbench.results import load_results
+
+    build_datasets([str(entry.id) for entry in suite.datasets])
+    with ProgressDisplay(err()) as display:
+        summary = run_suite(suite, root, workers=workers, device=device, max_lanes=max_lanes, on_event=display)
+    outcome: dict[str, Any] = {"study": suite.name, "root": root / suite.name, "runs": _counts(summary), "scores": []}
+    results = load_results(root, suite.expand())
+    if not results.empty:
+        outcome["scores"] = score_rows(results)
+        if report:
+            files = write_reports(root)[suite.name]
+            outcome["report"] = files.html
+    return outcome
+
+
+def _counts(summary: RunSummary) -> dict[str, int]:
+    return {name: int(getattr(summary, name)) for name in ("total", "started", "done", "failed", "left")}
+
+
+def _exit(outcome: Mapping[str, Any]) -> None:
+    """Exit non-zero if runs failed or were interrupted."""
+    counts = outcome["runs"]
+    if counts["left"]:
+        say("stopped; run the same command to resume", "yellow")
+        raise typer.Exit(INTERRUPTED)
+    if counts["failed"]:
+        raise RunError(
+            f"{counts['failed']} of {counts['total']} runs failed; the others are kept",
+            f"each failed run's folder below {outcome['root']} has error.txt",
+            "run the same command again: it tries only the failed runs",
+        )
+
+
+def _print_outcome(outcome: Mapping[str, Any]) -> None:
+    """The scores, algorithms as columns, and where everything lies."""
+    scores = outcome["scores"]
+    if scores:
+        algorithms = list(dict.fromkeys(row["algorithm"] for row in scores))
+        cells = {(row["dataset"], row["algorithm"]): row for row in scores}
+        datasets = list(dict.fromkeys(row["dataset"] for row in scores))
+        rows = [
+            (dataset, *(_score_text(cells.get((dataset, algorithm))) for algorithm in algorithms))
+            for dataset in datasets
+        ]
+        units = sorted({row["unit"] for row in scores})
+        print_table(("dataset", *algorithms), rows, title=f"{outcome['study']}: {', '.join(units)}")
+        counts = sorted({row["seeds"] for row in scores})
+        seeds = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+        out().print(f"mean and standard deviation over {seeds} seed{'' if counts == [1] else 's'}, final evaluation")
+    say(f"runs:   {outcome['root']}")
+    if "report" in outcome:
+        say(f"report: {outcome['report']}")
+
+
+def _score_text(row: Mapping[str, Any] | None) -> str:
+    if row is None:
+        return "-"
+    return f"{row['mean']:.1f}" if row["std"] is None else f"{row['mean']:.1f} ± {row['std']:.1f}"
+
+
+def _size(suite: Suite) -> str:
+    runs = len(suite.expand())
+    return f"{runs} runs ({len(suite.algorithms)} algorithms, {len(suite.datasets)} datasets)"
+
+
+def _override(suite: Suite, *, seeds: str | None = None, updates: int | None = None) -> Suite:
+    changes: dict[str, Any] = {}
+    if seeds is not None:
+        changes["seeds"] = _parse_seeds(seeds)
+    if updates is not None:
+        every = min(suite.protocol.evaluate_every, updates)
+        changes["protocol"] = suite.protocol.model_copy(update={"updates": updates, "evaluate_every": every})
+    return suite.model_copy(update=changes) if changes else suite
+
+
+def _parse_seeds(text: str) -> int | list[int]:
+    try:
+        return [int(part) for part in text.split(",") if part] if "," in text else int(text)
+    except ValueError as error:
+        raise SpecError(f"--seeds {text!r} is not a number or a list of numbers", "", "e.g. 5 or 0,1,7") from error
+
+
+def _parse_config(entries: list[str]) -> dict[str, Any]:
+    import yaml
+
+    config: dict[str, Any] = {}
+    for entry in entries:
+        key, equals, value = entry.partition("=")
+        if not equals or not key:
+            raise SpecError(f"-c {entry!r} is not KEY=VALUE", "", "e.g. -c expectile=0.9 -c hidden=[64,64]")
+        try:
+            config[key.strip()] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise SpecError(f"-c {entry!r} has a value that is not YAML", str(error)) from error
+    return config
+
+
+def main() -> None:
+    """Entry point of the `offbench` command."""
+    app()
+
+
+if __name__ == "__main__":
+    main()

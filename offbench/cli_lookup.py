@@ -1,0 +1,280 @@
+"""Commands that look things up or prepare them: `offbench data`, `offbench algorithms` and `offbench doctor`."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import typer
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+from rich.text import Text
+
+from offbench.cli_output import err, examples, out, print_json, print_table, say
+from offbench.errors import SpecError
+
+_HELP = {"help_option_names": ["-h", "--help"]}
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on standard output.")]
+
+data_app = typer.Typer(no_args_is_help=True, context_settings=_HELP, rich_markup_mode="rich")
+algorithms_app = typer.Typer(no_args_is_help=True, context_settings=_HELP, rich_markup_mode="rich")
+
+
+# --- data ---
+
+
+@data_app.callback()
+@examples(
+    "offbench data list",
+    "offbench data info pendulum/medium-replay",
+)
+def data() -> None:
+    """List, build and describe datasets.
+
+    A dataset is named by the id of a built-in recipe, a D4RL id, a Minari id, or the path of a file or folder.
+    """
+
+
+@data_app.command("list")
+@examples(
+    "offbench data list",
+    "offbench data list hopper --json",
+)
+def data_list(
+    family: Annotated[str | None, typer.Argument(help="Only this family, e.g. pendulum.")] = None,
+    as_json: Json = False,
+) -> None:
+    """List the datasets that offbench knows by name, and which are on this machine."""
+    from offbench.datasets import list_datasets
+    from offbench.errors import UnknownNameError
+
+    entries = list_datasets()
+    if family is not None:
+        families = {entry.family for entry in entries}
+        entries = [entry for entry in entries if entry.family == family or entry.id.startswith(f"{family}/")]
+        if not entries:
+            raise UnknownNameError("dataset family", family, families)
+    if as_json:
+        print_json([dataclasses.asdict(entry) for entry in entries])
+        return
+    rows = [(entry.id, entry.environment, entry.cached, entry.description) for entry in entries]
+    print_table(("dataset", "environment", "on disk", "what it is"), rows)
+
+
+@data_app.command("info")
+@examples(
+    "offbench data info pendulum/medium-replay",
+    "offbench data info cartpole/mixed --json",
+)
+def data_info(
+    dataset: Annotated[str, typer.Argument(help="An id, a file or a Minari folder.")],
+    environment: Annotated[
+        str | None, typer.Option("--environment", help="Gymnasium id, where the data name none.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Describe a dataset: sizes, spaces, episode ends, returns, fingerprint and where it comes from.
+
+    Built-in datasets are built first if they are not on this machine.
+    """
+    from offbench.datasets import load_dataset
+
+    build_datasets([dataset])
+    options = {} if environment is None else {"environment": environment}
+    summary = load_dataset(dataset, **options).summary()
+    if as_json:
+        print_json(summary)
+        return
+    print_table(("", ""), [(key.replace("_", " "), value) for key, value in _flat(summary)])
+
+
+@data_app.command("build")
+@examples(
+    "offbench data build pendulum/medium-replay",
+    "offbench data build pendulum/random cartpole/mixed --force",
+)
+def data_build(
+    datasets: Annotated[list[str] | None, typer.Argument(help="Ids of built-in datasets.")] = None,
+    everything: Annotated[bool, typer.Option("--all", help="All built-in datasets.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Build again what is there already.")] = False,
+) -> None:
+    """Build built-in datasets into the cache by rolling their behaviour policies out.
+
+    The same recipe gives the same data. Training builds what it needs by itself; this command does it beforehand.
+    """
+    from offbench.datasets.recipes import RECIPES, get_recipe
+
+    names = list(RECIPES) if everything else list(datasets or [])
+    if not names:
+        raise SpecError("no dataset was named", "", f"give ids or --all; built-in: {', '.join(RECIPES)}")
+    for name in names:
+        get_recipe(name)
+    for path in build_datasets(names, force=force):
+        out().print(str(path), markup=False)
+
+
+def build_datasets(names: Sequence[str], *, force: bool = False) -> list[Any]:
+    """Build those of `names` that are built-in and not in the cache, with a progress bar; return their folders."""
+    from offbench.datasets.recipes import RECIPES, build
+
+    wanted = [name for name in dict.fromkeys(names) if name in RECIPES]
+    paths = []
+    with Progress(
+        TextColumn("building {task.description}"), BarColumn(), TaskProgressColumn(), console=err(), transient=True
+    ) as bar:
+        for name in wanted:
+            task = None
+
+            def advance(done: int, total: int, name: str = name) -> None:
+                nonlocal task
+                if task is None:
+                    task = bar.add_task(name, total=total)
+                    if not bar.console.is_terminal:
+                        say(f"building {name}")
+                bar.update(task, completed=done, total=total)
+
+            paths.append(build(name, force=force, progress=advance))
+            if task is not None:
+                bar.remove_task(task)
+    return paths
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    """Nested mappings as one list of (path, value)."""
+    rows: list[tuple[str, Any]] = []
+    for key, value in values.items():
+        if isinstance(value, dict) and value:
+            rows += _flat(value, f"{prefix}{key} ")
+        else:
+            rows.append((f"{prefix}{key}", value))
+    return rows
+
+
+# --- algorithms ---
+
+
+@algorithms_app.callback()
+@examples(
+    "offbench algorithms list",
+    "offbench algorithms show iql",
+)
+def algorithms() -> None:
+    """List the algorithms and show their settings.
+
+    Other packages add algorithms through the entry-point group `offbench.algorithms`.
+    """
+
+
+@algorithms_app.command("list")
+@examples(
+    "offbench algorithms list",
+    "offbench algorithms list --json",
+)
+def algorithms_list(as_json: Json = False) -> None:
+    """List the algorithms, which actions they can learn and where they were published."""
+    from offbench.algorithms import algorithm_names, get_algorithm
+
+    found = [get_algorithm(name) for name in algorithm_names()]
+    if as_json:
+        print_json(
+            [{"name": a.name, "title": a.title, "actions": sorted(a.requires.actions), "paper": a.paper} for a in found]
+        )
+        return
+    rows = [(a.name, a.title, sorted(a.requires.actions), a.paper) for a in found]
+    print_table(("name", "title", "actions", "paper"), rows)
+
+
+@algorithms_app.command("show")
+@examples(
+    "offbench algorithms show iql",
+    "offbench algorithms show td3_bc --dataset hopper/medium-replay --json",
+)
+def algorithms_show(
+    name: Annotated[str, typer.Argument(help="See `offbench algorithms list`.")],
+    dataset: Annotated[
+        str | None, typer.Option("--dataset", help="Show the values that would be used for this dataset.")
+    ] = None,
+    preset: Annotated[str | None, typer.Option("--preset", help="Show the values of a named preset.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Show an algorithm's settings: default, meaning, the paper's symbol and where the default comes from.
+
+    Settings marked with * may differ between runs that train together.
+    """
+    from offbench.algorithms import get_algorithm, resolve_config
+
+    algorithm = get_algorithm(name)
+    values, source = resolve_config(name, dataset or "", preset)
+    resolved = values.to_dict()
+    settings = [
+        {
+            "name": field.name,
+            "default": list(field.default) if isinstance(field.default, tuple) else field.default,
+            "value": resolved[field.name],
+            **{key: field.metadata.get(key) for key in ("meaning", "symbol", "source", "per_lane")},
+        }
+        for field in dataclasses.fields(algorithm.config_class)
+    ]
+    if as_json:
+        print_json(
+            {
+                "name": algorithm.name,
+                "title": algorithm.title,
+                "paper": algorithm.paper,
+                "actions": sorted(algorithm.requires.actions),
+                "dataset": dataset,
+                "settings": settings,
+                "config_source": source,
+            }
+        )
+        return
+    out().print(Text(f"{algorithm.title}: {algorithm.paper}"))
+    out().print(Text(f"actions: {', '.join(sorted(algorithm.requires.actions))}\n"))
+    rows = [
+        (
+            str(s["name"]) + ("*" if s["per_lane"] else ""),
+            Text(_value(s["value"]), style="" if s["value"] == s["default"] else "bold"),
+            f"{s['meaning']}" + (f" ({s['symbol']})" if s["symbol"] else ""),
+            s["source"] or "",
+        )
+        for s in settings
+    ]
+    print_table(("setting", "value", "meaning", "source of the default"), rows)
+
+
+def _value(value: Any) -> str:
+    return str(value).replace(" ", "") if isinstance(value, list) else str(value)
+
+
+# --- doctor ---
+
+
+@examples(
+    "offbench doctor",
+    "offbench doctor --json",
+)
+def doctor(as_json: Json = False) -> None:
+    """Check this installation: versions, device, cache, environments, missing extras and how to get them.
+
+    The exit status is 1 if something essential is broken.
+    """
+    from offbench.doctor import examine, healthy
+
+    checks = examine()
+    if as_json:
+        print_json({"healthy": healthy(checks), "checks": [dataclasses.asdict(check) for check in checks]})
+    else:
+        styles = {"ok": "green", "missing": "yellow", "broken": "bold red"}
+        rows = [
+            (check.name, Text(check.state, style=styles[check.state]), check.detail)
+            for check in checks
+            if check.topic != "package" or check.state != "ok"
+        ]
+        packages = ", ".join(f"{c.name} {c.detail}" for c in checks if c.topic == "package" and c.state == "ok")
+        rows.insert(2, ("packages", Text("ok", style="green"), packages))
+        print_table(("", "", ""), rows)
+        for check in checks:
+            if check.fix:
+                say(f"{check.name}: {check.fix}")
+    if not healthy(checks):
+        raise typer.Exit(1)

@@ -1,0 +1,155 @@
+"""How the command line speaks: JSON on standard output, all else on standard error, no traceback for user errors."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import math
+import os
+import sys
+import tempfile
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+from typer.core import TyperGroup
+
+from offbench.errors import OffbenchError
+
+INTERRUPTED = 130  # 128 + SIGINT, what shells use
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def examples(*commands: str) -> Callable[[F], F]:
+    """Append examples to a command's docstring, from which typer makes the help text.
+
+    Paragraphs become single lines, because typer keeps line breaks inside them and the terminal wraps them anyway.
+    """
+
+    def attach(function: F) -> F:
+        paragraphs = inspect.cleandoc(function.__doc__ or "").split("\n\n")
+        paragraphs = [" ".join(paragraph.split()) for paragraph in paragraphs]
+        function.__doc__ = "\n\n".join([*paragraphs, "\n".join(["Examples:", *(f"  {c}" for c in commands)])])
+        return function
+
+    return attach
+
+
+def out() -> Console:
+    """Standard output: results only."""
+    return Console(highlight=False, soft_wrap=not sys.stdout.isatty())
+
+
+def err() -> Console:
+    """Standard error: progress, notes and errors."""
+    return Console(stderr=True, highlight=False)
+
+
+def say(message: str, style: str = "") -> None:
+    """A note for people, on standard error; never wrapped, so that paths and commands can be copied."""
+    err().print(Text(message, style=style), soft_wrap=True)
+
+
+def print_json(value: Any) -> None:
+    """One JSON document on standard output; NaN and infinity become null."""
+    sys.stdout.write(json.dumps(jsonable(value), indent=2, ensure_ascii=False) + "\n")
+
+
+def jsonable(value: Any) -> Any:
+    """Turn mappings, sequences, NumPy scalars and paths into what JSON can hold."""
+    if isinstance(value, Mapping):
+        return {str(key): jsonable(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        items = sorted(value, key=str) if isinstance(value, (set, frozenset)) else value
+        return [jsonable(item) for item in items]
+    if hasattr(value, "tolist"):
+        return jsonable(value.tolist())
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if value is None or isinstance(value, (str, int, bool)):
+        return value
+    return str(value)
+
+
+def print_table(columns: Sequence[str], rows: Sequence[Sequence[Any]], *, title: str = "") -> None:
+    """A table on standard output that folds long cells in a narrow window; columns of numbers are set right."""
+    table = Table(title=title or None, title_justify="left", header_style="bold", box=None, padding=(0, 2, 0, 0))
+    for index, column in enumerate(columns):
+        numeric = all(isinstance(row[index], (int, float)) for row in rows) and bool(rows)
+        table.add_column(column, justify="right" if numeric else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(cell if isinstance(cell, Text) else Text(show(cell)) for cell in row))
+    Console(highlight=False).print(table)
+
+
+def show(value: Any) -> str:
+    """A value as people write it."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, float):
+        return "-" if math.isnan(value) else f"{value:.4g}"
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key}={show(item)}" for key, item in value.items()) or "-"
+    if isinstance(value, (list, tuple)):
+        return ", ".join(show(item) for item in value) or "-"
+    return "-" if value is None else str(value)
+
+
+def report_error(error: OffbenchError) -> None:
+    """What, why and how to fix."""
+    console = err()
+    console.print(Text("error: ", style="bold red") + Text(error.what), soft_wrap=True)
+    if error.why:
+        console.print(Text("  why: ", style="bold") + Text(error.why), soft_wrap=True)
+    if error.fix:
+        console.print(Text("  fix: ", style="bold") + Text(error.fix), soft_wrap=True)
+
+
+def report_crash(error: Exception, debug: bool) -> None:
+    """An error that nobody foresaw: short, with the traceback in a file (or shown with --debug)."""
+    text = "".join(traceback.format_exception(type(error), error, error.__traceback__))
+    say(f"unexpected error: {type(error).__name__}: {error}", "bold red")
+    if debug:
+        sys.stderr.write(text)
+        return
+    try:
+        handle, name = tempfile.mkstemp(prefix="offbench-error-", suffix=".txt")
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(f"{sys.argv}\n{text}")
+    except OSError:
+        say("  show the traceback with: offbench --debug ...")
+        return
+    say(f"  the traceback is in {Path(name)}; show it with: offbench --debug ...")
+    say("  this is a bug of offbench: please report it with that file")
+
+
+class ErrorGroup(TyperGroup):
+    """A command group that turns exceptions into messages and exit statuses, for every command below it."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except OffbenchError as error:
+            if ctx.params.get("debug"):
+                traceback.print_exc()
+            report_error(error)
+            raise typer.Exit(error.exit_status) from error
+        except KeyboardInterrupt as error:
+            say("stopped; run the same command to resume", "yellow")
+            raise typer.Exit(INTERRUPTED) from error
+        except BrokenPipeError:
+            raise  # the reader of our output has gone (`offbench ... | head`): typer ends quietly
+        except Exception as error:
+            # The parser's own exceptions (wrong option, --help, exit) carry an exit code and are not errors of ours.
+            if hasattr(error, "exit_code") or isinstance(error, typer.Abort):
+                raise
+            report_crash(error, bool(ctx.params.get("debug")))
+            raise typer.Exit(1) from error
