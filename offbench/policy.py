@@ -1,0 +1,162 @@
+"""Exported policies: a folder with the weights, the normalizer, the spaces and the configuration; acts alone."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+
+from offbench import __version__
+from offbench.algorithms import get_algorithm
+from offbench.algorithms.base import Algorithm, ProblemSpec, make_config
+from offbench.algorithms.batches import Normalizer
+from offbench.datasets import Dataset, space_from_json, space_to_json
+from offbench.errors import SpecError, StorageError
+from offbench.evaluation import Act, EnvironmentPool, Episode, episode_seed, evaluate
+from offbench.runs import RunSpec
+from offbench.storage import read_json, storage_errors, write_atomic, write_json
+
+FORMAT = 1
+
+
+def save_policy(
+    folder: Path,
+    algorithm: Algorithm,
+    *,
+    lane: int,
+    run: RunSpec,
+    dataset: Dataset,
+    normalizer: Normalizer,
+) -> None:
+    """Write one lane's policy: `policy.safetensors` and, last, `policy.json`."""
+    tensors = {f"policy.{name}": value for name, value in algorithm.policy_tensors(lane).items()}
+    tensors |= normalizer.tensors()
+    data = save_tensors({name: value.detach().cpu().contiguous() for name, value in tensors.items()})
+    write_atomic(folder / "policy.safetensors", data)
+    write_json(
+        folder / "policy.json",
+        {
+            "format": FORMAT,
+            "offbench": __version__,
+            "algorithm": run.algorithm,
+            "config": dict(run.config),
+            "problem": dataclasses.asdict(algorithm.space),
+            "observation_space": space_to_json(dataset.observation_space),
+            "action_space": space_to_json(dataset.action_space),
+            "environment": run.dataset.environment,
+            "dataset": {"name": run.dataset.name, "fingerprint": run.dataset.fingerprint},
+            "seed": run.seed,
+            "run": run.hash,
+            "sha256": hashlib.sha256(data).hexdigest(),
+        },
+    )
+
+
+class Policy:
+    """A trained policy: observations in the environment's units in, actions in the environment's units out.
+
+    Attributes:
+        observation_space, action_space: Gymnasium spaces of the dataset that it learned from.
+        environment: Gymnasium id that the dataset names, or None.
+        info: the content of policy.json.
+    """
+
+    def __init__(self, algorithm: Algorithm, normalizer: Normalizer, info: Mapping[str, Any]) -> None:
+        # Unclipped actions [1, B, A] or indices [1, B] for observations [1, B, *obs_shape].
+        self.act_lanes = lane_policy(algorithm, normalizer)
+        self.info = dict(info)
+        self.observation_space = space_from_json(info["observation_space"])
+        self.action_space = space_from_json(info["action_space"])
+        self.environment: str | None = info["environment"]
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Policy:
+        """Read a policy folder (`<run>/policy`), or the run folder that has it.
+
+        Raises:
+            StorageError: missing or damaged files, or a newer format.
+        """
+        folder = Path(folder)
+        if not (folder / "policy.json").exists() and (folder / "policy" / "policy.json").exists():
+            folder = folder / "policy"
+        info = read_json(folder / "policy.json")
+        if info.get("format") != FORMAT:
+            raise StorageError(
+                f"{folder} has policy format {info.get('format')!r}", f"this version reads format {FORMAT}"
+            )
+        file = folder / "policy.safetensors"
+        with storage_errors("read", file):
+            data = file.read_bytes()
+        if hashlib.sha256(data).hexdigest() != info["sha256"]:
+            raise StorageError(f"policy {file} is damaged", "its content does not match its SHA-256")
+        tensors = load_tensors(data)
+        weights = {name[7:]: value for name, value in tensors.items() if name.startswith("policy.")}
+        algorithm_class = get_algorithm(info["algorithm"])
+        config = make_config(algorithm_class.config_class, info["config"])
+        problem = {k: tuple(v) if isinstance(v, list) else v for k, v in info["problem"].items()}
+        algorithm = algorithm_class([config], ProblemSpec(**problem), seeds=[0], device="cpu", total_updates=1)
+        algorithm.load_policy_tensors(weights)
+        return cls(algorithm, Normalizer.from_tensors(tensors), info)
+
+    def act(self, observations: np.ndarray) -> np.ndarray:
+        """Actions for one observation [*obs_shape] or a batch [B, *obs_shape].
+
+        Returns:
+            Actions of the action space's shape and type, [B, ...] for a batch; Box actions are within the bounds.
+        """
+        space = self.action_space
+        shape = self.observation_space.shape or ()
+        observations = np.asarray(observations)
+        single = observations.shape == shape
+        if not single and observations.shape[1:] != shape:
+            raise SpecError(
+                f"observations have shape {observations.shape}", f"the policy acts on {shape} or (B, *{shape})"
+            )
+        batch = torch.as_tensor(observations.reshape(1, 1 if single else len(observations), *shape))
+        actions = self.act_lanes(batch)[0].numpy()
+        if isinstance(space, gym.spaces.Box):
+            actions = np.clip(actions.reshape(-1, *space.shape), space.low, space.high).astype(space.dtype)
+        return actions[0] if single else actions
+
+
+def lane_policy(algorithm: Algorithm, normalizer: Normalizer) -> Act:
+    """The function that `evaluate` calls: observations [L, B, *obs_shape] in the environment's units."""
+
+    def act(observations: torch.Tensor) -> torch.Tensor:
+        return algorithm.act(normalizer(observations.flatten(2).to(torch.float32)))
+
+    return act
+
+
+def evaluate_policy(
+    folder: str | Path, episodes: int = 10, seed: int = 0, environment: str | None = None
+) -> list[Episode]:
+    """Run a saved policy in its environment (or another one of the same spaces).
+
+    Args:
+        folder: a policy folder or the run folder that has it.
+        seed: episodes with equal seeds start alike.
+
+    Raises:
+        SpecError: the policy names no environment and none is given.
+        MissingExtraError: the simulator is not installed.
+    """
+    policy = Policy.load(folder)
+    environment = environment or policy.environment
+    if environment is None:
+        raise SpecError("the policy's dataset names no environment", fix="pass environment=, e.g. 'Hopper-v5'")
+    pool = EnvironmentPool(environment)
+    try:
+        seeds = [episode_seed(seed, 0, episode) for episode in range(episodes)]
+        results = evaluate(policy.act_lanes, pool, [seeds])
+    finally:
+        pool.close()
+    return results[0] if results else []

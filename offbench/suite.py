@@ -1,0 +1,452 @@
+"""Suites: the YAML or Python description of a study, its checks, and its expansion into runs."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
+
+from offbench.errors import IncompatibleError, OffbenchError, SpecError
+from offbench.runs import DatasetSpec, RunSpec
+from offbench.storage import storage_errors
+
+if TYPE_CHECKING:
+    from offbench.algorithms.base import Algorithm
+    from offbench.datasets import Dataset
+
+
+def _integral(value: Any) -> Any:
+    """Accept 1e6 for an integer: people write it, and YAML reads a float."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _seed_list(value: Any) -> Any:
+    """`seeds: 5` means 0, 1, 2, 3, 4."""
+    value = _integral(value)
+    if isinstance(value, int) and not isinstance(value, bool):
+        if value < 1:
+            raise ValueError("a number of seeds must be at least 1")
+        return list(range(value))
+    return value
+
+
+Count = Annotated[int, BeforeValidator(_integral), Field(ge=1)]
+
+
+class _Strict(BaseModel):
+    """Unknown keys and wrong types are errors; instances do not change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class Protocol(_Strict):
+    """How every run of a suite trains and is evaluated.
+
+    Attributes:
+        updates: gradient updates per run.
+        batch_size: transitions per update.
+        evaluate_every: updates between evaluations; default a twentieth of the updates.
+        evaluation_episodes: episodes of each evaluation but the last.
+        final_episodes: episodes of the evaluation after the last update, which gives the run's score.
+        log_every: updates between rows of metrics.jsonl; default a hundredth of the updates.
+        checkpoint_every: updates between checkpoints; default `evaluate_every`. Not part of a run's identity.
+    """
+
+    updates: Count = 100_000
+    batch_size: Count = 256
+    evaluate_every: Count | None = None
+    evaluation_episodes: Count = 10
+    final_episodes: Count = 100
+    log_every: Count | None = None
+    checkpoint_every: Count | None = None
+
+    def resolved(self) -> dict[str, int]:
+        """What a run's identity holds: every number, none of the defaults left open."""
+        return {
+            "updates": self.updates,
+            "batch_size": self.batch_size,
+            "evaluate_every": self.evaluate_every or max(1, self.updates // 20),
+            "evaluation_episodes": self.evaluation_episodes,
+            "final_episodes": self.final_episodes,
+            "log_every": self.log_every or max(1, self.updates // 100),
+        }
+
+
+class DatasetRef(_Strict):
+    """A dataset of a suite.
+
+    Attributes:
+        id: registry id or path, as `load_dataset` takes it.
+        label: name in tables; default the id, or the file's stem.
+        environment: Gymnasium id to evaluate in instead of the dataset's own; "none" trains without evaluation.
+        options: further arguments of `load_dataset`.
+    """
+
+    id: str
+    label: str | None = None
+    environment: str | None = None
+    options: dict[str, Any] = Field(default_factory=dict)
+
+
+class AlgorithmRef(_Strict):
+    """An algorithm of a suite.
+
+    Attributes:
+        name: registered name, e.g. "td3_bc".
+        label: name in tables; default the registered name.
+        preset: named set of hyper-parameters; default the algorithm's own choice for the dataset.
+        config: hyper-parameters that differ from the preset.
+        preprocessing: overrides the suite's.
+    """
+
+    name: str
+    label: str | None = None
+    preset: str | None = None
+    config: dict[str, Any] = Field(default_factory=dict)
+    preprocessing: dict[str, Any] = Field(default_factory=dict)
+
+    @property
+    def title(self) -> str:
+        """Name in tables."""
+        return self.label or self.name
+
+
+def _named(key: str) -> BeforeValidator:
+    """A plain string stands for a mapping with only that key."""
+    return BeforeValidator(lambda value: {key: value} if isinstance(value, str) else value)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A suite, expanded: its runs, and the cells that were left out because they do not fit."""
+
+    runs: tuple[RunSpec, ...]
+    skipped: tuple[str, ...] = ()
+
+
+class Suite(_Strict):
+    """A study: datasets x algorithms x seeds under one protocol.
+
+    Attributes:
+        name: folder of the study.
+        datasets: ids, or mappings with the keys of `DatasetRef`.
+        algorithms: names, or mappings with the keys of `AlgorithmRef`.
+        seeds: a number n (seeds 0 to n-1) or a list.
+        protocol: training and evaluation, see `Protocol`.
+        preprocessing: fields of `offbench.algorithms.batches.Preprocessing`.
+        skip_incompatible: leave out algorithms that cannot learn from a dataset instead of refusing the suite.
+        description: free text for the report.
+
+    Raises:
+        SpecError: unknown keys, wrong types or values; the message gives the place and the nearest known key.
+    """
+
+    name: str
+    datasets: Annotated[list[Annotated[DatasetRef, _named("id")]], Field(min_length=1)]
+    algorithms: Annotated[list[Annotated[AlgorithmRef, _named("name")]], Field(min_length=1)]
+    seeds: Annotated[list[Annotated[int, Field(ge=0)]], BeforeValidator(_seed_list), Field(min_length=1)] = Field(
+        default_factory=lambda: list(range(5))
+    )
+    protocol: Protocol = Protocol()
+    preprocessing: dict[str, Any] = Field(default_factory=dict)
+    skip_incompatible: bool = False
+    description: str = ""
+
+    def __init__(self, **values: Any) -> None:
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            raise _explain(error) from None
+
+    @field_validator("name")
+    @classmethod
+    def _name_is_a_folder(cls, value: str) -> str:
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._+-]*", value):
+            raise ValueError(
+                "the name becomes a folder: use letters, digits, '.', '+', '-' and '_', first a letter or digit"
+            )
+        return value
+
+    @field_validator("seeds")
+    @classmethod
+    def _seeds_differ(cls, value: list[int]) -> list[int]:
+        if len(set(value)) != len(value):
+            raise ValueError("seeds must differ")
+        return value
+
+    @classmethod
+    def from_yaml(cls, source: str | Path) -> Suite:
+        """Read a suite file.
+
+        Raises:
+            StorageError: the file cannot be read.
+            SpecError: it is not YAML, or not a suite; the message names the file.
+        """
+        path = Path(source)
+        with storage_errors("read", path):
+            text = path.read_text(encoding="utf-8")
+        try:
+            values = yaml.load(text, Loader=_Loader)
+            if not isinstance(values, dict):
+                raise SpecError("a suite file holds a mapping", fix="start it with `name: my-study`")
+            return cls(**{str(key): value for key, value in values.items()})
+        except yaml.YAMLError as error:
+            raise SpecError(f"{path} is not valid YAML", str(error)) from None
+        except SpecError as error:
+            raise SpecError(f"{path}: {error.what}", error.why, error.fix) from None
+
+    def to_yaml(self) -> str:
+        """The suite as YAML that `from_yaml` reads back to an equal suite."""
+        values = self.model_dump(exclude_defaults=True)
+        return yaml.safe_dump({"name": self.name, **values}, sort_keys=False, allow_unicode=True)
+
+    def expand(self) -> list[RunSpec]:
+        """All runs of the suite, in the order datasets, algorithms, seeds; see `plan`."""
+        return list(self.plan().runs)
+
+    def plan(self) -> Plan:
+        """Check everything that can be checked before training, and resolve every run.
+
+        Each dataset is loaded once, for its fingerprint; each environment is made once.
+
+        Raises:
+            SpecError, UnknownNameError, DatasetError, IncompatibleError, MissingExtraError: with the place in the
+                suite.
+        """
+        classes = [self._algorithm_class(index) for index in range(len(self.algorithms))]
+        self._require_distinct_labels()
+        runs: list[RunSpec] = []
+        skipped: list[str] = []
+        problems: list[IncompatibleError] = []
+        for index, reference in enumerate(self.datasets):
+            with _at(f"datasets[{index}]"):
+                dataset, spec = _load(reference)
+            for number, algorithm in enumerate(classes):
+                try:
+                    runs.extend(self._cell(number, algorithm, dataset, spec))
+                except IncompatibleError as error:
+                    if self.skip_incompatible:
+                        skipped.append(f"{self.algorithms[number].title} on {spec.name}: {error.why or error.what}")
+                    else:
+                        problems.append(error)
+        if problems:
+            first = problems[0]
+            more = f"; {len(problems) - 1} more cells do not fit" if len(problems) > 1 else ""
+            raise IncompatibleError(
+                first.what,
+                first.why + more,
+                f"{first.fix}; or set `skip_incompatible: true` to leave such cells out".lstrip("; "),
+            )
+        if not runs:
+            raise IncompatibleError("no algorithm of the suite fits any of its datasets", "; ".join(skipped))
+        _require_distinct_runs(runs)
+        return Plan(tuple(runs), tuple(skipped))
+
+    def _algorithm_class(self, index: int) -> type[Algorithm]:
+        from offbench.algorithms import get_algorithm
+        from offbench.algorithms.batches import Preprocessing
+
+        reference = self.algorithms[index]
+        with _at(f"algorithms[{index}]"):
+            algorithm = get_algorithm(reference.name)
+        known = [field.name for field in dataclasses.fields(algorithm.config_class)]
+        _require_known(f"algorithms[{index}].config", reference.config, known)
+        steps = [field.name for field in dataclasses.fields(Preprocessing)]
+        _require_known("preprocessing", self.preprocessing, steps)
+        _require_known(f"algorithms[{index}].preprocessing", reference.preprocessing, steps)
+        return algorithm
+
+    def _require_distinct_labels(self) -> None:
+        labels: dict[str, int] = {}
+        for index, reference in enumerate(self.algorithms):
+            if reference.title in labels:
+                raise SpecError(
+                    f"algorithms[{labels[reference.title]}] and algorithms[{index}] have the same name "
+                    f"{reference.title!r}",
+                    "tables would mix them up",
+                    f"give one a `label`, e.g. {{name: {reference.name}, label: {reference.name}-2, ...}}",
+                )
+            labels[reference.title] = index
+
+    def _cell(self, number: int, algorithm: type[Algorithm], dataset: Dataset, spec: DatasetSpec) -> list[RunSpec]:
+        from offbench.algorithms import resolve_config
+        from offbench.algorithms.base import check_compatible
+        from offbench.algorithms.batches import Preprocessing, reward_affine
+
+        reference = self.algorithms[number]
+        check_compatible(algorithm, dataset)
+        with _at(f"algorithms[{number}].config"):
+            config, source = resolve_config(reference.name, spec.name, reference.preset, reference.config)
+        with _at(f"algorithms[{number}].preprocessing"):
+            preprocessing = Preprocessing(**{**self.preprocessing, **reference.preprocessing})
+            reward_affine(dataset, preprocessing)
+        return [
+            RunSpec(
+                study=self.name,
+                label=reference.title,
+                dataset=spec,
+                algorithm=reference.name,
+                config=config.to_dict(),
+                preprocessing=preprocessing.to_dict(),
+                protocol=self.protocol.resolved(),
+                seed=seed,
+                config_source=dict(source),
+            )
+            for seed in self.seeds
+        ]
+
+
+def _load(reference: DatasetRef) -> tuple[Dataset, DatasetSpec]:
+    from offbench.datasets import load_dataset
+    from offbench.evaluation import check_environment
+
+    path = Path(reference.id)
+    source = str(path.resolve()) if path.exists() else reference.id
+    dataset = load_dataset(source, **reference.options)
+    environment = reference.environment or dataset.environment
+    if environment is not None and environment.lower() == "none":
+        environment = None
+    if environment is not None:
+        check_environment(dataset, environment)
+    transforms = tuple(
+        {"name": record.name, "parameters": dict(record.parameters), "seed": record.seed}
+        for record in dataset.provenance.transforms
+    )
+    name = reference.label or (dataset.name if path.exists() else reference.id)
+    spec = DatasetSpec(
+        name=name,
+        source=source,
+        fingerprint=dataset.fingerprint,
+        environment=environment,
+        options=reference.options,
+        transforms=transforms,
+        reference=_usable_reference(dataset, environment),
+    )
+    return dataset, spec
+
+
+def _usable_reference(dataset: Dataset, environment: str | None) -> dict[str, Any] | None:
+    """The dataset's normalization reference, unless it belongs to another environment version."""
+    reference = dataset.reference
+    if reference is None or environment is None:
+        return None
+    try:
+        reference.normalize([0.0], environment=environment)
+    except IncompatibleError:
+        return None
+    return {
+        "minimum": reference.minimum,
+        "maximum": reference.maximum,
+        "source": reference.source,
+        "environment": reference.environment,
+    }
+
+
+def _require_distinct_runs(runs: list[RunSpec]) -> None:
+    seen: dict[str, RunSpec] = {}
+    for run in runs:
+        if run.hash in seen:
+            raise SpecError(
+                f"{run.title!r} and {seen[run.hash].title!r} are the same run",
+                "they have equal data, settings and seed",
+                "remove one of them from the suite",
+            )
+        seen[run.hash] = run
+
+
+# --- Errors with their place in the file ---
+
+
+@contextlib.contextmanager
+def _at(place: str) -> Iterator[None]:
+    """Put the place in the suite in front of the errors of a block."""
+    try:
+        yield
+    except OffbenchError as error:
+        error.what = f"{place}: {error.what}"
+        error.args = (error.what, *error.args[1:])
+        raise
+
+
+def _require_known(place: str, values: Mapping[str, Any], known: list[str]) -> None:
+    for key in values:
+        if key not in known:
+            raise _unknown_key(f"{place}.{key}", key, known)
+
+
+def _unknown_key(place: str, key: str, known: list[str]) -> SpecError:
+    near = get_close_matches(key, known, n=1, cutoff=0.5)
+    why = f"did you mean {near[0]!r}?" if near else ""
+    return SpecError(f"{place}: unknown key {key!r}", why, f"known: {', '.join(known)}")
+
+
+def _explain(error: ValidationError) -> SpecError:
+    """A pydantic error as ours: the first problem in full, the others by name."""
+    problems = [_problem(detail) for detail in error.errors(include_url=False)]
+    first = problems[0]
+    if len(problems) == 1:
+        return first
+    others = "; ".join(problem.what for problem in problems[1:4])
+    return SpecError(first.what, f"{first.why}; also: {others}".lstrip("; "), first.fix)
+
+
+def _problem(detail: Any) -> SpecError:
+    place = _place(detail["loc"])
+    if detail["type"] == "extra_forbidden":
+        return _unknown_key(place, str(detail["loc"][-1]), list(_model_at(detail["loc"][:-1]).model_fields))
+    if detail["type"] == "missing":
+        return SpecError(f"{place}: this key is missing")
+    message = detail["msg"].removeprefix("Value error, ").removeprefix("Input ")
+    shown = repr(detail["input"])
+    shown = shown if len(shown) <= 60 else shown[:57] + "..."
+    return SpecError(f"{place}: {shown}: {message}")
+
+
+def _place(location: tuple[str | int, ...]) -> str:
+    text = ""
+    for part in location:
+        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
+    return text or "suite"
+
+
+def _model_at(location: tuple[str | int, ...]) -> type[BaseModel]:
+    """The model whose fields are allowed at a location inside a suite."""
+    model: type[BaseModel] = Suite
+    for part in location:
+        if isinstance(part, str) and part in model.model_fields:
+            found = _inner_model(model.model_fields[part].annotation)
+            model = found or model
+    return model
+
+
+def _inner_model(annotation: Any) -> type[BaseModel] | None:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    if get_origin(annotation) is not None:
+        return next((found for arg in get_args(annotation) if (found := _inner_model(arg))), None)
+    return None
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML with numbers like 3e-4 (plain PyYAML reads a string) and no duplicate keys."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        for key in keys:
+            if keys.count(key) > 1:
+                line = node.start_mark.line + 1
+                raise SpecError(f"key {key!r} appears twice in the mapping that starts in line {line}")
+        return super().construct_mapping(node, deep)
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
+)
