@@ -327,11 +327,9 @@ class Algorithm(ABC):
         self._tensors[name] = value.to(self.device).requires_grad_()
         return self._tensors[name]
 
-    def optimizer(
-        self, name: str, learning_rate: str, *parameters: Tensor, cosine_steps: int | None = None
-    ) -> LaneAdam:
-        """Make an Adam, part of the checkpoint, whose rate is the configuration's field `learning_rate`."""
-        self._optimizers[name] = LaneAdam(parameters, self.values_of(learning_rate), cosine_steps=cosine_steps)
+    def optimizer(self, name: str) -> LaneAdam:
+        """Make an Adam that is part of the checkpoint; parameters are added to it."""
+        self._optimizers[name] = LaneAdam()
         return self._optimizers[name]
 
     # --- for the harness ---

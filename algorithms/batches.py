@@ -206,16 +206,16 @@ class TransitionBuffer:
         rows = self._rows.index_select(0, indices.reshape(-1)).view(*indices.shape, -1)
         size, end = self.space.observation_size, self.space.observation_size + self._action_columns
         batch = {
-            "observations": rows[..., :size],
-            "next_observations": rows[..., end : end + size],
-            "rewards": rows[..., -2],
-            "continues": rows[..., -1],
+            "observations": rows.narrow(-1, 0, size),
+            "next_observations": rows.narrow(-1, end, size),
+            "rewards": rows.select(-1, -2),
+            "continues": rows.select(-1, -1),
         }
         if self.space.discrete:
-            batch["actions"] = rows[..., size].long()
+            batch["actions"] = rows.select(-1, size).long()
         else:
-            batch["actions"] = rows[..., size:end]
-            batch["observation_actions"] = rows[..., :end]
+            batch["actions"] = rows.narrow(-1, size, self._action_columns)
+            batch["observation_actions"] = rows.narrow(-1, 0, end)
         return batch
 
 
@@ -243,8 +243,8 @@ class LaneSampler:
         self._buffer, self._seeds, self._batch_size = buffer, list(seeds), batch_size
         self._noise = dict(noise or {})
         self._block = -1
-        self._indices = torch.empty(0)
-        self._drawn: dict[str, Tensor] = {}
+        self._indices: tuple[Tensor, ...] = ()
+        self._drawn: dict[str, tuple[Tensor, ...]] = {}
 
     def draw(self, step: int) -> tuple[Batch, dict[str, Tensor]]:
         """Batch [L, B, ...] and noise [L, ...] of update `step`, counted from 1."""
@@ -267,8 +267,9 @@ class LaneSampler:
                 draws.append(rng.standard_normal(shape, np.float32) if normal else rng.random(shape, np.float32))
             self._drawn[name] = self._to_device(np.stack(draws, 1))
 
-    def _to_device(self, array: np.ndarray) -> Tensor:
+    def _to_device(self, array: np.ndarray) -> tuple[Tensor, ...]:
+        """One tensor [L, ...] per update of a block [BLOCK, L, ...]."""
         tensor = torch.from_numpy(array)
         if self._buffer.device.type == "cuda":
-            return tensor.pin_memory().to(self._buffer.device, non_blocking=True)
-        return tensor.to(self._buffer.device)
+            tensor = tensor.pin_memory()
+        return tensor.to(self._buffer.device, non_blocking=True).unbind(0)

@@ -38,7 +38,8 @@ class BC(Algorithm):
     def build(self) -> None:
         sizes = (self.space.observation_size, *self.config.hidden, self.space.action_size)
         self.actor = self.network("actor", sizes)
-        self.actor_optimizer = self.optimizer("actor", "learning_rate", self.actor.flat)
+        self.actor_optimizer = self.optimizer("actor")
+        self.actor_optimizer.add([self.actor.flat], self.values_of("learning_rate"))
 
     # --- losses ---
 

@@ -84,9 +84,9 @@ class IQL(Algorithm):
         if self.gaussian:
             self.log_std = self.tensor("log_std", torch.zeros(self.lanes, action))
             policy.append(self.log_std)
-        self.value_optimizer = self.optimizer("value", "learning_rate", self.value.flat, self.critic.flat)
-        cosine_steps = self.total_updates if self.config.cosine else None
-        self.actor_optimizer = self.optimizer("actor", "learning_rate", *policy, cosine_steps=cosine_steps)
+        self.adam, rates = self.optimizer("all"), self.values_of("learning_rate")
+        self.adam.add([self.value.flat, self.critic.flat], rates)
+        self.adam.add(policy, rates, cosine_steps=self.total_updates if self.config.cosine else None)
         self.expectile, self.temperature = self.value_of("expectile"), self.value_of("temperature")
         self.discount, self.target_rate = self.value_of("discount"), self.value_of("target_rate")
 
@@ -101,7 +101,7 @@ class IQL(Algorithm):
 
     def expectile_loss(self, advantage: Tensor) -> Tensor:
         """|tau - 1(u<0)| u^2, averaged over the batch, [L]."""
-        weight = (self.expectile - (advantage < 0).float()).abs()
+        weight = torch.where(advantage < 0, 1.0 - self.expectile, self.expectile)
         return (weight * advantage.square()).mean(1)
 
     def imitation_loss(self, batch: Batch) -> Tensor:
@@ -133,8 +133,7 @@ class IQL(Algorithm):
         weight = torch.exp(self.temperature * advantage.detach()).clamp_(max=self.config.advantage_clip)
         actor_loss = (weight * self.imitation_loss(batch)).mean(1)
 
-        self.value_optimizer.minimize((value_loss + critic_loss).sum())
-        self.actor_optimizer.minimize(actor_loss.sum())
+        self.adam.minimize((value_loss + critic_loss + actor_loss).sum())
         self.target_critic.track(self.critic, self.target_rate)
         return {
             "value_loss": value_loss.detach(),

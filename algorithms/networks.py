@@ -14,84 +14,110 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from offbench.algorithms.randomness import generator
 from offbench.errors import SpecError
 
-# Weight [inputs, outputs] starts at `weight`, bias [outputs] at `bias`, both offsets into a row of `flat`.
-_Layer = tuple[int, int, int, int]  # inputs, outputs, weight, bias
+# The threshold's backward under its overload's own name: resolving overloads anew costs more than the kernel.
+_relu_backward = torch.ops.aten.threshold_backward.grad_input
 
 
-def _layers(sizes: Sequence[int]) -> tuple[tuple[_Layer, ...], int]:
-    layers, offset = [], 0
-    for inputs, outputs in itertools.pairwise(sizes):
-        layers.append((inputs, outputs, offset, offset + inputs * outputs))
-        offset += (inputs + 1) * outputs
-    return tuple(layers), offset
+class _Layout:
+    """Where the layers' weights and biases lie in a row of parameters, and views of them.
+
+    A row is weight [inputs, outputs], bias [outputs] of the first layer, then of the second, and so on.
+    """
+
+    def __init__(self, sizes: Sequence[int]) -> None:
+        self.slices: list[tuple[int, int, int]] = []  # inputs, outputs, offset of the layer in the row
+        self.row = 0
+        for inputs, outputs in itertools.pairwise(sizes):
+            self.slices.append((inputs, outputs, self.row))
+            self.row += (inputs + 1) * outputs
+
+    def views(self, flat: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """Weights [M, inputs, outputs] and biases [M, 1, outputs] of every layer as views of `flat` [M, row]."""
+        count, stride, base = flat.shape[0], flat.stride(0), flat.storage_offset()
+        views = []
+        for inputs, outputs, start in self.slices:
+            strides, bias = (stride, outputs, 1), base + start + inputs * outputs
+            weight = flat.as_strided((count, inputs, outputs), strides, base + start)
+            views.append((weight, flat.as_strided((count, 1, outputs), strides, bias)))
+        return views
 
 
-def _weight(flat: Tensor, layer: _Layer) -> Tensor:
-    """The layer's weights [M, inputs, outputs] as a view of `flat` [M, P]."""
-    inputs, outputs, start, _ = layer
-    return flat.as_strided(
-        (flat.shape[0], inputs, outputs),
-        (flat.stride(0), outputs, 1),
-        flat.storage_offset() + start,
-    )
+class _Stack(NamedTuple):
+    """Parameters [M, P] of M networks together with the views that forward and backward read.
+
+    The views share the parameters' memory and stay valid as long as it is updated in place; making them anew for
+    every call would cost as much as the small matrix products themselves.
+    """
+
+    flat: Tensor
+    layout: _Layout
+    weights: list[Tensor]
+    biases: list[Tensor]
+    transposed: list[Tensor]
+
+    @classmethod
+    def of(cls, flat: Tensor, layout: _Layout) -> _Stack:
+        views = layout.views(flat)
+        weights = [weight for weight, _ in views]
+        return cls(flat, layout, weights, [bias for _, bias in views], [w.transpose(1, 2) for w in weights])
 
 
-def _bias(flat: Tensor, layer: _Layer) -> Tensor:
-    """The layer's biases [M, 1, outputs] as a view of `flat` [M, P]."""
-    _, outputs, _, start = layer
-    return flat.as_strided((flat.shape[0], 1, outputs), (flat.stride(0), outputs, 1), flat.storage_offset() + start)
-
-
-def _forward(x: Tensor, flat: Tensor, layers: Sequence[_Layer]) -> tuple[Tensor, list[Tensor]]:
-    """ReLU multilayer perceptron on x [M, B, inputs]; returns the output and every layer's input."""
-    inputs = [x]
-    for layer in layers[:-1]:
-        x = torch.baddbmm(_bias(flat, layer), x, _weight(flat, layer)).relu_()
-        inputs.append(x)
-    return torch.baddbmm(_bias(flat, layers[-1]), x, _weight(flat, layers[-1])), inputs
+def _forward(x: Tensor, stack: _Stack) -> list[Tensor]:
+    """ReLU multilayer perceptron on x [M, B, inputs]: every layer's input, and last the output."""
+    values = [x]
+    last = len(stack.weights) - 1
+    for index, (weight, bias) in enumerate(zip(stack.weights, stack.biases, strict=True)):
+        x = torch.baddbmm(bias, x, weight)
+        values.append(x.relu_() if index < last else x)
+    return values
 
 
 class _StackedMLPFunction(torch.autograd.Function):
     """Forward and backward of M stacked perceptrons, without a graph node per layer.
 
-    x [M, B, inputs], flat [M, P] -> [M, B, outputs]. The parameter gradient is written layer by layer into one
-    tensor of `flat`'s shape.
+    x [M, B, inputs], parameters [M, P] -> [M, B, outputs]. The parameters' gradient is written layer by layer into
+    one tensor of their shape.
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, flat: Tensor, layers: tuple[_Layer, ...]) -> Tensor:
-        output, inputs = _forward(x, flat, layers)
-        ctx.save_for_backward(flat, *inputs)
-        ctx.layers = layers
-        return output
+    def forward(ctx: Any, x: Tensor, flat: Tensor, stack: _Stack) -> Tensor:
+        values = _forward(x, stack)
+        ctx.save_for_backward(flat, *values[:-1])
+        ctx.stack = stack
+        return values[-1]
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
-        flat, *inputs = ctx.saved_tensors
-        layers: tuple[_Layer, ...] = ctx.layers
-        wants_x, wants_flat = ctx.needs_input_grad[:2]
-        flat_gradient = torch.empty_like(flat, memory_format=torch.contiguous_format) if wants_flat else None
-        for index in range(len(layers) - 1, -1, -1):
-            layer, layer_input = layers[index], inputs[index]
-            if flat_gradient is not None:
-                torch.bmm(layer_input.transpose(1, 2), gradient, out=_weight(flat_gradient, layer))
-                torch.sum(gradient, 1, keepdim=True, out=_bias(flat_gradient, layer))
+        # `flat` is unpacked only for torch's check that the parameters have not changed since the forward pass.
+        _, *inputs = ctx.saved_tensors
+        stack: _Stack = ctx.stack
+        wants_x, wants_parameters, _ = ctx.needs_input_grad
+        parameters, views = None, []
+        if wants_parameters:
+            parameters = gradient.new_empty((gradient.shape[0], stack.layout.row))
+            views = stack.layout.views(parameters)
+        for index in range(len(inputs) - 1, -1, -1):
+            if wants_parameters:
+                weight, bias = views[index]
+                torch.bmm(inputs[index].transpose(1, 2), gradient, out=weight)
+                torch.sum(gradient, 1, keepdim=True, out=bias)
             if index == 0 and not wants_x:
-                return None, flat_gradient, None
-            gradient = torch.bmm(gradient, _weight(flat, layer).transpose(1, 2))
+                return None, parameters, None
+            gradient = torch.bmm(gradient, stack.transposed[index])
             if index > 0:
-                gradient = torch.ops.aten.threshold_backward(gradient, layer_input, 0.0)
-        return gradient, flat_gradient, None
+                _relu_backward(gradient, inputs[index], 0.0, grad_input=gradient)
+        return gradient, parameters, None
 
 
 class StackedMLP:
@@ -122,16 +148,17 @@ class StackedMLP:
     ) -> None:
         self.sizes, self.name = tuple(sizes), name
         self.lanes, self.members = len(seeds), members
-        self._layers, self._row = _layers(sizes)
+        self._layout = _Layout(sizes)
         self.flat = self._initial(seeds).to(device).requires_grad_()
+        self._stacks: dict[int | None, _Stack] = {}
 
     def _initial(self, seeds: Sequence[int]) -> Tensor:
         """Uniform within +-1/sqrt(fan-in) for weights and biases, as torch.nn.Linear starts."""
         count = self.members or 1
-        flat = np.empty((len(seeds), count, self._row), np.float32)
+        flat = np.empty((len(seeds), count, self._layout.row), np.float32)
         for lane, seed in enumerate(seeds):
             rng = generator(seed, f"initial/{self.name}")
-            for inputs, outputs, start, _ in self._layers:
+            for inputs, outputs, start in self._layout.slices:
                 bound = 1.0 / math.sqrt(inputs)
                 size = (inputs + 1) * outputs
                 flat[lane, :, start : start + size] = rng.uniform(-bound, bound, (count, size))
@@ -147,36 +174,51 @@ class StackedMLP:
         Returns:
             [L, E, B, outputs]; [L, B, outputs] without a member axis or for one member.
         """
-        return self._apply(x, self.flat, member)
+        return self._apply(x, member, self._rows(self.flat, member))
 
     def frozen(self, x: Tensor, *, member: int | None = None) -> Tensor:
         """As a call, but the parameters receive no gradient (an actor's step through its critic)."""
-        return self._apply(x, self.flat.detach(), member)
+        return self._apply(x, member, self._stack(member).flat)
 
     def detached(self, x: Tensor, *, member: int | None = None) -> Tensor:
         """As a call, but nothing receives a gradient (targets, evaluation)."""
         with torch.no_grad():
-            stacked, flat, shape = self._arrange(x, self.flat, member)
-            return _forward(stacked, flat, self._layers)[0].view(shape)
+            return _forward(self._stacked(x, member), self._stack(member))[-1].view(self._shape(x, member))
 
-    def _apply(self, x: Tensor, flat: Tensor, member: int | None) -> Tensor:
-        stacked, rows, shape = self._arrange(x, flat, member)
-        return _StackedMLPFunction.apply(stacked, rows, self._layers).view(shape)
+    def _apply(self, x: Tensor, member: int | None, rows: Tensor) -> Tensor:
+        output = _StackedMLPFunction.apply(self._stacked(x, member), rows, self._stack(member))
+        return output.view(self._shape(x, member))
 
-    def _arrange(self, x: Tensor, flat: Tensor, member: int | None) -> tuple[Tensor, Tensor, tuple[int, ...]]:
-        """Inputs [M, B, inputs], parameters [M, P] and the output's shape."""
+    def _rows(self, flat: Tensor, member: int | None) -> Tensor:
+        """The parameters [M, P] of the networks that a call evaluates."""
+        return flat.flatten(0, 1) if self._all_members(member) else flat.select(1, member or 0)
+
+    def _stack(self, member: int | None) -> _Stack:
+        if member not in self._stacks:
+            self._stacks[member] = _Stack.of(self._rows(self.flat.detach(), member), self._layout)
+        return self._stacks[member]
+
+    def _all_members(self, member: int | None) -> bool:
+        return self.members is not None and member is None
+
+    def _stacked(self, x: Tensor, member: int | None) -> Tensor:
+        """Inputs [M, B, inputs]: those of the lane, repeated for its members."""
+        if not self._all_members(member):
+            return x
         lanes, batch, inputs = x.shape
-        if self.members is None or member is not None:
-            return x, flat[:, member or 0], (lanes, batch, self.sizes[-1])
-        members = self.members
-        stacked = x.unsqueeze(1).expand(lanes, members, batch, inputs).reshape(-1, batch, inputs)
-        return stacked, flat.flatten(0, 1), (lanes, members, batch, self.sizes[-1])
+        return x.unsqueeze(1).expand(lanes, self.members, batch, inputs).reshape(-1, batch, inputs)
+
+    def _shape(self, x: Tensor, member: int | None) -> tuple[int, ...]:
+        lanes, batch, _ = x.shape
+        if self._all_members(member):
+            return (lanes, self.members or 1, batch, self.sizes[-1])
+        return (lanes, batch, self.sizes[-1])
 
     def target(self) -> StackedMLP:
         """A target network: a copy of this one that no gradient reaches."""
         copy = object.__new__(StackedMLP)
         copy.__dict__.update(self.__dict__)
-        copy.flat = self.flat.detach().clone()
+        copy.flat, copy._stacks = self.flat.detach().clone(), {}
         return copy
 
     def track(self, online: StackedMLP, rate: float | Tensor) -> None:

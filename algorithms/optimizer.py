@@ -8,88 +8,122 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
+_BETA1, _BETA2, _EPSILON = 0.9, 0.999, 1e-8
+
+
+@dataclass
+class _Group:
+    """Parameters that share their learning rates."""
+
+    parameters: list[Tensor]
+    rates: list[float]
+    cosine_steps: int | None
+    # One entry per tensor and lane, or per tensor where all lanes have the same rate: parameter and moments.
+    parts: list[tuple[float, list[Tensor], list[Tensor], list[Tensor]]] = field(default_factory=list)
+    moments: list[tuple[Tensor, Tensor]] = field(default_factory=list)
+
 
 class LaneAdam:
-    """Adam (Kingma and Ba, 2015) on tensors whose first axis is the lane.
+    """Adam (Kingma and Ba, ICLR 2015) on tensors whose first axis is the lane, with torch's constants.
 
-    Args:
-        parameters: leaf tensors [L, ...] that losses are differentiated with respect to.
-        learning_rates: one per lane.
-        cosine_steps: anneal the rate to zero along a half cosine over so many steps; None keeps it constant.
-        betas, eps: Adam's constants; torch's defaults.
+    Parameters are added in groups; every step updates all of them. One kernel call updates a group, or one per lane
+    where the lanes' rates differ.
     """
 
-    def __init__(
-        self,
-        parameters: Sequence[Tensor],
-        learning_rates: Sequence[float],
-        *,
-        cosine_steps: int | None = None,
-        betas: tuple[float, float] = (0.9, 0.999),
-        eps: float = 1e-8,
-    ) -> None:
-        self.parameters = list(parameters)
-        self._rates = list(learning_rates)
-        self._cosine_steps = cosine_steps
+    def __init__(self) -> None:
+        self._groups: list[_Group] = []
+        self._parameters: list[Tensor] = []
         self._steps = 0
-        # torch's optimizer works on aliases of the parameters, so that lanes of one tensor can be given rates of
-        # their own and gradients can be handed over without an accumulation node per parameter.
-        values = [p.detach() for p in self.parameters]
-        self._uniform = len(set(self._rates)) == 1
-        if self._uniform:
-            self._aliases = [values]
-        else:
-            self._aliases = [[v[lane : lane + 1] for v in values] for lane in range(len(self._rates))]
-        groups = [{"params": aliases, "lr": rate} for aliases, rate in zip(self._aliases, self._rates, strict=False)]
-        fused = self.parameters[0].device.type in ("cpu", "cuda")
-        self._adam = torch.optim.Adam(groups, betas=betas, eps=eps, fused=fused)
-        for aliases in self._aliases:
-            for alias in aliases:
-                self._adam.state[alias] = {
-                    "step": torch.zeros((), device=alias.device if fused else "cpu"),
-                    "exp_avg": torch.zeros_like(alias),
-                    "exp_avg_sq": torch.zeros_like(alias),
-                }
+
+    def add(self, parameters: Sequence[Tensor], rates: Sequence[float], *, cosine_steps: int | None = None) -> None:
+        """Add parameters.
+
+        Args:
+            parameters: leaf tensors [L, ...] that losses are differentiated with respect to.
+            rates: learning rate of each lane.
+            cosine_steps: anneal the rates to zero along a half cosine over so many steps; None keeps them constant.
+        """
+        group = _Group(list(parameters), list(rates), cosine_steps)
+        group.moments = [(torch.zeros_like(p.detach()), torch.zeros_like(p.detach())) for p in parameters]
+        values = [p.detach() for p in parameters]
+        spans = [slice(None)] if len(set(rates)) == 1 else [slice(lane, lane + 1) for lane in range(len(rates))]
+        for span, rate in zip(spans, rates, strict=False):
+            first = [m[span] for m, _ in group.moments]
+            second = [v[span] for _, v in group.moments]
+            group.parts.append((rate, [value[span] for value in values], first, second))
+        self._groups.append(group)
+        self._parameters.extend(parameters)
+        device = self._parameters[0].device
+        self._step_count = torch.zeros((), device=device)
+        self._fused = device.type in ("cpu", "cuda") and hasattr(torch, "_fused_adam_")
 
     def minimize(self, loss: Tensor) -> None:
         """One step down the gradient of `loss`, a scalar: the sum over lanes of each lane's loss."""
-        self.step(torch.autograd.grad(loss, self.parameters))
+        self.step(torch.autograd.grad(loss, self._parameters))
 
+    @torch.no_grad()
     def step(self, gradients: Sequence[Tensor]) -> None:
-        """One step with given gradients, in the order and shapes of `parameters`."""
-        if self._cosine_steps is not None:
-            progress = min(self._steps / self._cosine_steps, 1.0)
-            for group, rate in zip(self._adam.param_groups, self._rates, strict=False):
-                group["lr"] = rate * 0.5 * (1.0 + math.cos(math.pi * progress))
+        """One step with given gradients, in the order and shapes of the added parameters."""
+        start = 0
+        self._step_count.add_(1.0)
+        for group in self._groups:
+            part = gradients[start : start + len(group.parameters)]
+            start += len(group.parameters)
+            factor = 1.0
+            if group.cosine_steps is not None:
+                factor = 0.5 * (1.0 + math.cos(math.pi * min(self._steps / group.cosine_steps, 1.0)))
+            for lane, (rate, values, first, second) in enumerate(group.parts):
+                mine = list(part) if len(group.parts) == 1 else [g[lane : lane + 1] for g in part]
+                self._apply(rate * factor, values, mine, first, second)
         self._steps += 1
-        for lane, aliases in enumerate(self._aliases):
-            for alias, gradient in zip(aliases, gradients, strict=True):
-                alias.grad = gradient if self._uniform else gradient[lane : lane + 1]
-        self._adam.step()
+
+    def _apply(
+        self, rate: float, values: list[Tensor], gradients: list[Tensor], first: list[Tensor], second: list[Tensor]
+    ) -> None:
+        if self._fused:
+            # The kernel behind torch.optim.Adam(fused=True), without the bookkeeping of the class, which costs more
+            # than the kernel does for small networks.
+            torch._fused_adam_(
+                values,
+                gradients,
+                first,
+                second,
+                [],
+                [self._step_count] * len(values),
+                lr=rate,
+                beta1=_BETA1,
+                beta2=_BETA2,
+                weight_decay=0.0,
+                eps=_EPSILON,
+                amsgrad=False,
+                maximize=False,
+            )
+            return
+        count = self._steps + 1
+        correction = math.sqrt(1.0 - _BETA2**count)
+        for value, gradient, m, v in zip(values, gradients, first, second, strict=True):
+            m.lerp_(gradient, 1.0 - _BETA1)
+            v.mul_(_BETA2).addcmul_(gradient, gradient, value=1.0 - _BETA2)
+            value.addcdiv_(m, (v.sqrt() / correction).add_(_EPSILON), value=-rate / (1.0 - _BETA1**count))
 
     def state_dict(self) -> dict[str, Tensor]:
         """Moments [L, ...] of every parameter, in order, and the number of steps done [L]."""
-        lanes = len(self._rates)
-        state = {"steps": torch.full((lanes,), self._steps, dtype=torch.int64)}
-        for index in range(len(self.parameters)):
-            for key in ("exp_avg", "exp_avg_sq"):
-                parts = [self._adam.state[aliases[index]][key] for aliases in self._aliases]
-                state[f"{index}.{key}"] = torch.cat(parts).clone()
+        moments = [pair for group in self._groups for pair in group.moments]
+        state = {"steps": torch.full((len(self._groups[0].rates),), self._steps, dtype=torch.int64)}
+        for index, (first, second) in enumerate(moments):
+            state |= {f"{index}.first_moment": first.clone(), f"{index}.second_moment": second.clone()}
         return state
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Take over a state made by `state_dict` of an optimizer with equal parameters."""
         self._steps = int(state["steps"][0])
-        for index in range(len(self.parameters)):
-            for key in ("exp_avg", "exp_avg_sq"):
-                start = 0
-                for aliases in self._aliases:
-                    moment = self._adam.state[aliases[index]][key]
-                    moment.copy_(state[f"{index}.{key}"][start : start + moment.shape[0]])
-                    start += moment.shape[0]
-        for moments in self._adam.state.values():
-            moments["step"].fill_(self._steps)
+        self._step_count.fill_(float(self._steps))
+        moments = [pair for group in self._groups for pair in group.moments]
+        for index, (first, second) in enumerate(moments):
+            first.copy_(state[f"{index}.first_moment"])
+            second.copy_(state[f"{index}.second_moment"])
