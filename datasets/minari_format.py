@@ -217,59 +217,66 @@ def _read_episodes(folder: Path, header: _Header) -> Iterator[_Episode]:
 
 
 def _read_hdf5(path: Path, header: _Header) -> Iterator[_Episode]:
+    """Yield the episodes of an HDF5 file.
+
+    Datasets have thousands of small episodes, so the columns are opened through h5py's low level, which halves the
+    time, and the names of the infos are taken from the first episode.
+    """
     with open_hdf5(path) as file:
+        info_names = _info_names(file.get("episode_0/infos"))
         for index in range(header.episodes):
-            group = file.get(f"episode_{index}")
-            if group is None:
-                raise DatasetError(
-                    f"{path} lacks episode {index}",
-                    f"metadata.json promises {header.episodes} episodes",
-                    "download or copy the dataset again",
+            try:
+                group = h5py.h5g.open(file.id, f"episode_{index}".encode())
+                yield _Episode(
+                    observations=_decode(group, "observations", header.observation_space, header.jpeg),
+                    actions=_decode(group, "actions", header.action_space, header.jpeg),
+                    rewards=_read_array(group, "rewards"),
+                    terminated=_read_array(group, "terminations"),
+                    truncated=_read_array(group, "truncations"),
+                    infos={
+                        name: _read_array(group, f"infos/{name}")
+                        for name in info_names
+                        if index == 0 or f"infos/{name}".encode() in group
+                    },
                 )
-            missing = [
-                key for key in ("observations", "actions", "rewards", "terminations", "truncations") if key not in group
-            ]
-            if missing:
-                raise DatasetError(f"episode {index} of {header.id} lacks {', '.join(missing)}", f"file: {path}")
-            yield _Episode(
-                observations=_decode(group["observations"], header.observation_space, header.jpeg),
-                actions=_decode(group["actions"], header.action_space, header.jpeg),
-                rewards=_read_array(group["rewards"]),
-                terminated=_read_array(group["terminations"]),
-                truncated=_read_array(group["truncations"]),
-                infos=_read_infos(group["infos"]) if "infos" in group else {},
-            )
+            except (KeyError, TypeError, ValueError) as error:
+                raise DatasetError(
+                    f"{path} lacks a part of episode {index}",
+                    f"HDF5 says: {error}; metadata.json promises {header.episodes} episodes",
+                    "download or copy the dataset again",
+                ) from error
 
 
-def _read_array(item: h5py.Dataset) -> Array:
-    """Read a whole column through h5py's low level: datasets have thousands of small episodes."""
-    if item.dtype.kind not in "biuf":
-        return np.asarray(item[()])
-    array = np.empty(item.shape, item.dtype)
+def _info_names(group: h5py.Group | None) -> list[str]:
+    names: list[str] = []
+
+    def visit(name: str, item: h5py.Dataset | h5py.Group) -> None:
+        if isinstance(item, h5py.Dataset):
+            names.append(name)
+
+    if group is not None:
+        group.visititems(visit)
+    return names
+
+
+def _read_array(group: h5py.h5g.GroupID, name: str) -> Array:
+    column = h5py.h5d.open(group, name.encode())
+    dtype = column.dtype
+    if dtype.kind not in "biuf":
+        return np.asarray(h5py.Dataset(column)[()])
+    array = np.empty(column.shape, dtype)
     if array.size:
-        item.id.read(h5py.h5s.ALL, h5py.h5s.ALL, array)
+        column.read(h5py.h5s.ALL, h5py.h5s.ALL, array)
     return array
 
 
-def _decode(item: Any, space: spaces.Space[Any], jpeg: bool) -> Any:
+def _decode(group: h5py.h5g.GroupID, name: str, space: spaces.Space[Any], jpeg: bool) -> Any:
     if isinstance(space, spaces.Dict):
-        return {key: _decode(item[key], part, jpeg) for key, part in space.spaces.items()}
+        return {key: _decode(group, f"{name}/{key}", part, jpeg) for key, part in space.spaces.items()}
     if isinstance(space, spaces.Tuple):
-        return [_decode(item[f"_index_{i}"], part, jpeg) for i, part in enumerate(space.spaces)]
-    if jpeg and is_image_space(space):
-        return decode_images(item[()])
-    return _read_array(item)
-
-
-def _read_infos(group: h5py.Group) -> dict[str, Array]:
-    infos: dict[str, Array] = {}
-
-    def visit(key: str, item: h5py.Dataset | h5py.Group) -> None:
-        if isinstance(item, h5py.Dataset):
-            infos[key] = _read_array(item)
-
-    group.visititems(visit)
-    return infos
+        return [_decode(group, f"{name}/_index_{i}", part, jpeg) for i, part in enumerate(space.spaces)]
+    values = _read_array(group, name)
+    return decode_images(values) if jpeg and is_image_space(space) else values
 
 
 def _join(episodes: list[_Episode], header: _Header) -> tuple[Array, dict[str, Array], dict[str, Array], list[str]]:

@@ -19,6 +19,7 @@ import gymnasium
 import h5py
 import numpy as np
 
+from offbench.datasets.columns import Array
 from offbench.datasets.dataset import Dataset
 from offbench.datasets.spaces import space_to_json
 from offbench.errors import DatasetError, StorageError
@@ -94,6 +95,16 @@ def write_minari(
 def _write_episodes(dataset: Dataset, path: Path) -> None:
     frame_starts = dataset.frame_index[dataset.episode_starts].tolist()
     starts = [*dataset.episode_starts.tolist(), dataset.num_transitions]
+    columns = {
+        "actions": dataset.actions,
+        "rewards": dataset.rewards,
+        "terminations": dataset.terminated,
+        "truncations": dataset.truncated,
+        **{f"infos/{name}": column for name, column in dataset.infos.items()},
+    }
+    for name in EXTRA_COLUMNS:
+        if getattr(dataset, name) is not None:
+            columns[f"infos/{METADATA_KEY}/{name}"] = getattr(dataset, name)
     # libver="latest" makes groups compact; a dataset has thousands of them.
     with h5py.File(path, "w", libver="latest") as file:
         for index in range(dataset.num_episodes):
@@ -107,17 +118,19 @@ def _write_episodes(dataset: Dataset, path: Path) -> None:
                 # Minari's layout has no way to say "unknown": repeat the last frame, and say so in the metadata.
                 frames = frames[: end - begin]
                 frames = np.concatenate([frames, frames[-1:]])
-            group["observations"] = frames
-            group["actions"] = dataset.actions[begin:end]
-            group["rewards"] = dataset.rewards[begin:end]
-            group["terminations"] = dataset.terminated[begin:end]
-            group["truncations"] = dataset.truncated[begin:end]
-            for name, column in dataset.infos.items():
-                group[f"infos/{name}"] = column[begin:end]
-            for name in EXTRA_COLUMNS:
-                column = getattr(dataset, name)
-                if column is not None:
-                    group[f"infos/{METADATA_KEY}/{name}"] = column[begin:end]
+            _put(group, "observations", frames)
+            for name, column in columns.items():
+                _put(group, name, column[begin:end])
+
+
+def _put(group: h5py.Group, name: str, values: Array) -> None:
+    """Store a column through h5py's low level, which takes half the time of `group[name] = values`."""
+    if "/" in name:
+        group.require_group(name.rpartition("/")[0])
+    space = h5py.h5s.create_simple(values.shape)
+    kind = h5py.h5t.py_create(values.dtype, logical=True)
+    column = h5py.h5d.create(group.id, name.encode(), kind, space)
+    column.write(h5py.h5s.ALL, h5py.h5s.ALL, np.ascontiguousarray(values))
 
 
 def _metadata(dataset: Dataset, dataset_id: str, megabytes: float) -> dict[str, Any]:
