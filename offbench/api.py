@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from offbench.execution import RunSummary
     from offbench.policy import Policy
     from offbench.reports import ReportFiles
-    from offbench.runs import RunFolder
+    from offbench.runs import RunFolder, RunSpec
     from offbench.suite import Suite
 
 DEFAULT_ROOT = "runs"
@@ -90,23 +90,20 @@ def cell_suite(
     seeds: int | Sequence[int] = 1,
     config: Mapping[str, Any] | None = None,
     preset: str | None = None,
-    label: str | None = None,
+    preprocessing: Mapping[str, Any] | None = None,
     name: str = "train",
     **protocol: Any,
 ) -> Suite:
     """The suite of one algorithm on one dataset; `protocol` are keys of `offbench.Protocol`."""
     from offbench.suite import Suite
 
-    entry = {"name": algorithm, "config": dict(config or {}), "preset": preset, "label": label}
-    entry = {key: value for key, value in entry.items() if value}
-    return Suite.model_validate(
-        {
-            "name": name,
-            "datasets": [dataset],
-            "algorithms": [entry],
-            "seeds": seeds if isinstance(seeds, int) else list(seeds),
-            "protocol": {key: value for key, value in protocol.items() if value is not None},
-        }
+    return Suite(
+        name=name,
+        datasets=[dataset],
+        algorithms=[{"name": algorithm, "config": dict(config or {}), "preset": preset}],
+        seeds=seeds if isinstance(seeds, int) else list(seeds),
+        preprocessing=dict(preprocessing or {}),
+        protocol={key: value for key, value in protocol.items() if value is not None},
     )
 
 
@@ -117,9 +114,10 @@ def train(
     seeds: int | Sequence[int] = 1,
     config: Mapping[str, Any] | None = None,
     preset: str | None = None,
+    preprocessing: Mapping[str, Any] | None = None,
     root: str | Path = DEFAULT_ROOT,
     device: str = "auto",
-    workers: int | None = None,
+    workers: int | None = 0,
     on_event: Listener | None = None,
     **protocol: Any,
 ) -> Training:
@@ -130,24 +128,24 @@ def train(
         dataset: id or file, or {"id": ..., further options} as in a suite.
         seeds: how many (0, 1, ...) or which; they train together.
         config: settings of the algorithm, see `offbench algorithms show NAME`.
+        preset: named set of hyper-parameters; default the algorithm's own choice for the dataset.
+        preprocessing: of observations and rewards, e.g. {"observations": "standardize"}.
+        root, device, on_event: as in `offbench.run_suite`.
+        workers: worker processes; the default trains in this process, which needs no `__main__` guard.
         protocol: keys of `offbench.Protocol`, e.g. updates=20_000, batch_size=64, evaluate_every=2_000.
 
     Raises:
         OffbenchError: a name, key or value is wrong, or a run failed.
     """
+    from offbench.events import ignore
     from offbench.execution import run_suite
-
-    suite = cell_suite(algorithm, dataset, seeds=seeds, config=config, preset=preset, **protocol)
-    options: dict[str, Any] = {} if on_event is None else {"on_event": on_event}
-    summary = run_suite(suite, root, workers=workers, device=device, **options)
-    return collect(suite, Path(root), summary)
-
-
-def collect(suite: Suite, root: Path, summary: RunSummary) -> Training:
-    """The results and folders of a suite's runs under `root`."""
     from offbench.results import load_results
     from offbench.runs import RunStore
 
+    suite = cell_suite(
+        algorithm, dataset, seeds=seeds, config=config, preset=preset, preprocessing=preprocessing, **protocol
+    )
+    summary = run_suite(suite, root, workers=workers, device=device, on_event=on_event or ignore)
     runs = suite.expand()
     store = RunStore(root)
     folders = {run.seed: store.folder(run).path for run in runs}
@@ -213,6 +211,8 @@ def _runs_under(root: Path) -> list[tuple[RunFolder, Any]]:
 def write_reports(root: str | Path, output: str | Path | None = None) -> dict[str, ReportFiles]:
     """One report per study under `root`, in <root>/<study>/report (or below `output`).
 
+    Runs that are not finished are named in the report as missing.
+
     Raises:
         OffbenchError: there is nothing to report yet.
     """
@@ -224,39 +224,52 @@ def write_reports(root: str | Path, output: str | Path | None = None) -> dict[st
     results = load_results(root)
     if results.empty:
         raise OffbenchError(
-            f"no run under {root} is finished", "a report shows finished runs", f"see: offbench status {root}"
+            f"no run under {root} has a finished evaluation",
+            "a report shows the final evaluations of finished runs",
+            f"see: offbench status {root}",
         )
     reports = {}
     for study, rows in results.groupby("study", sort=False):
-        folder, spec = next((folder, spec) for folder, spec in runs if spec.study == study)
-        target = folder.path.parents[2] / "report" if output is None else Path(output) / str(study)
-        protocols = {json.dumps(dict(s.protocol), sort_keys=True) for _, s in runs if s.study == study}
-        protocol = dict(spec.protocol) if len(protocols) == 1 else None
-        reports[str(study)] = write_report(rows, target, title=str(study), protocol=protocol)
+        members = [(folder, spec) for folder, spec in runs if spec.study == study]
+        protocols = {json.dumps(dict(spec.protocol), sort_keys=True) for _, spec in members}
+        reports[str(study)] = write_report(
+            rows,
+            members[0][0].path.parents[2] / "report" if output is None else Path(output) / str(study),
+            title=str(study),
+            protocol=json.loads(protocols.pop()) if len(protocols) == 1 else None,
+            datasets=_dataset_facts([spec for _, spec in members]),
+            incomplete=[spec.title for folder, spec in members if folder.status()["state"] != "done"],
+        )
     return reports
 
 
-def score_rows(results: pd.DataFrame) -> list[dict[str, Any]]:
-    """Mean and standard deviation (over seeds, ddof 1) of every cell, as plain values.
+def _dataset_facts(specs: Sequence[RunSpec]) -> dict[str, dict[str, Any]]:
+    """What a report says of each dataset; the behaviour policy's scores where the data are still here."""
+    from offbench.datasets import load_dataset
+    from offbench.results import score
 
-    `std` is None for a single seed. `unit` says whether scores are normalized or raw returns.
-    """
-    from offbench.analysis.scores import ScoreTable
-
-    table = ScoreTable.from_runs(results)
-    rows = []
-    for dataset in table.datasets:
-        for algorithm in table.algorithms:
-            scores = table.cell(algorithm, dataset)
-            if scores.size:
-                rows.append(
-                    {
-                        "dataset": dataset,
-                        "algorithm": algorithm,
-                        "mean": float(scores.mean()),
-                        "std": float(scores.std(ddof=1)) if scores.size > 1 else None,
-                        "seeds": int(scores.size),
-                        "unit": table.units[dataset],
-                    }
-                )
-    return rows
+    facts: dict[str, dict[str, Any]] = {}
+    for spec in specs:
+        known = spec.dataset
+        if known.name in facts:
+            continue
+        facts[known.name] = {"environment": known.environment, "fingerprint": known.fingerprint}
+        if known.reference is not None:
+            facts[known.name]["reference"] = known.reference["source"]
+        try:
+            dataset = load_dataset(known.source, **known.options)
+        except OffbenchError:
+            continue  # the runs were made elsewhere, or the file is gone: the report does without
+        if dataset.fingerprint != known.fingerprint:
+            continue
+        complete = dataset.episode_complete
+        returns = dataset.episode_returns[complete] if complete.any() else dataset.episode_returns
+        mean = float(returns.mean())
+        facts[known.name] |= {
+            "episodes": dataset.num_episodes,
+            "transitions": dataset.num_transitions,
+            "behaviour_return": mean,
+        }
+        if known.reference is not None:
+            facts[known.name]["behaviour_score"] = score(spec, mean)
+    return facts

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,11 +11,21 @@ import typer
 
 from offbench import __version__
 from offbench.cli_lookup import algorithms_app, data_app, doctor
-from offbench.cli_output import INTERRUPTED, ErrorGroup, err, examples, out, print_json, print_table, say
+from offbench.cli_output import (
+    INTERRUPTED,
+    ErrorGroup,
+    err,
+    examples,
+    out,
+    print_json,
+    print_score_table,
+    print_table,
+    say,
+)
 from offbench.errors import RunError, SpecError
 
 if TYPE_CHECKING:
-    from offbench.execution import RunSummary
+    from offbench.reports.tables import TableRows
     from offbench.suite import Suite
 
 # Heavy imports (torch, pandas, gymnasium) are inside the functions, so that --help answers at once.
@@ -33,7 +44,7 @@ app.command("doctor")(doctor)
 
 Root = Annotated[Path, typer.Option("--root", "-o", help="Folder for the runs and the report.")]
 Workers = Annotated[
-    int | None, typer.Option("--workers", "-w", min=1, help="Worker processes; by default chosen from the machine.")
+    int | None, typer.Option("--workers", "-w", min=0, help="Worker processes; by default one per core. 0: none.")
 ]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:N or mps.")]
 Seeds = Annotated[str | None, typer.Option("--seeds", help="How many (5), or which, separated by commas (0,1,7).")]
@@ -94,7 +105,7 @@ def demo(
     suite = _override(load_suite("demo"), seeds=seeds, updates=updates)
     say(f"{suite.name}: {_size(suite)}; results go to {root}")
     outcome = _run(suite, root, workers, device, None, report=True)
-    _print_outcome(outcome)
+    outcome.show(as_json=False)
     say("next, try:")
     say(f"  offbench status {root}")
     say("  offbench data info pendulum/medium-replay")
@@ -126,7 +137,7 @@ def run(
     from offbench.api import load_suite
 
     outcome = _run(_override(load_suite(suite), seeds=seeds), root, workers, device, max_lanes, report)
-    print_json(outcome) if as_json else _print_outcome(outcome)
+    outcome.show(as_json)
     _exit(outcome)
 
 
@@ -156,6 +167,10 @@ def train(
         typer.Option("--config", "-c", metavar="KEY=VALUE", help="A setting of the algorithm; may be repeated."),
     ] = None,
     preset: Annotated[str | None, typer.Option("--preset", help="A named set of hyper-parameters.")] = None,
+    preprocessing: Annotated[
+        list[str] | None,
+        typer.Option("--preprocessing", "-p", metavar="KEY=VALUE", help="E.g. observations=standardize."),
+    ] = None,
     environment: Annotated[
         str | None, typer.Option("--environment", help="Gymnasium id to evaluate in, where the data name none.")
     ] = None,
@@ -177,7 +192,8 @@ def train(
         algorithm,
         dataset if environment is None else {"id": dataset, "environment": environment},
         seeds=1 if seeds is None else _parse_seeds(seeds),
-        config=_parse_config(config or []),
+        config=_parse_settings("-c", config or []),
+        preprocessing=_parse_settings("-p", preprocessing or []),
         preset=preset,
         name=name,
         updates=updates,
@@ -187,7 +203,7 @@ def train(
         final_episodes=final_episodes,
     )
     outcome = _run(suite, root, workers, device, max_lanes, report=False)
-    print_json(outcome) if as_json else _print_outcome(outcome)
+    outcome.show(as_json)
     _exit(outcome)
 
 
@@ -230,6 +246,7 @@ def report(
     output: Annotated[
         Path | None, typer.Option("--output", help="Where to write; by default ROOT/<study>/report.")
     ] = None,
+    as_json: Json = False,
 ) -> None:
     """Write tables, plots and one self-contained HTML page about the finished runs under a folder.
 
@@ -238,95 +255,113 @@ def report(
     """
     from offbench.api import write_reports
 
-    for study, files in write_reports(root, output).items():
-        say(f"report of {study}:")
-        out().print(str(files.html), markup=False)
+    reports = write_reports(root, output)
+    if as_json:
+        print_json({study: files.paths for study, files in reports.items()})
+        return
+    for study, files in reports.items():
+        say(f"{study}:", "bold")
+        for notice in files.notices:
+            say(f"  note: {notice.text}", "yellow")
+        for path in files.paths:
+            out().print(str(path), markup=False)
 
 
 # --- Helpers ---
 
 
-def _run(
-    suite: Suite, root: Path, workers: int | None, device: str, max_lanes: int | None, report: bool
-) -> dict[str, Any]:
+@dataclass
+class Outcome:
+    """What a command that trains has to say: `summary` for --json, `tables` for people."""
+
+    summary: dict[str, Any]
+    tables: list[TableRows]
+
+    def show(self, as_json: bool) -> None:
+        """Print the results."""
+        if as_json:
+            print_json(self.summary)
+            return
+        for table in self.tables:
+            print_score_table(table)
+        say(f"runs:   {self.summary['folder']}")
+        if self.summary["report"] is not None:
+            say(f"report: {self.summary['report']}")
+
+
+def _run(suite: Suite, root: Path, workers: int | None, device: str, max_lanes: int | None, report: bool) -> Outcome:
     """Build the datasets, run the suite with a progress display, and gather what was made."""
-    from offbench.api import score_rows, write_reports
+    from offbench.analysis import ScoreTable
+    from offbench.api import write_reports
     from offbench.cli_lookup import build_datasets
     from offbench.execution import run_suite
     from offbench.progress import ProgressDisplay
+    from offbench.reports.tables import dataset_table
     from offbench.results import load_results
 
-    build_datasets([str(entry.id) for entry in suite.datasets])
+    build_datasets([reference.id for reference in suite.datasets])
     with ProgressDisplay(err()) as display:
         summary = run_suite(suite, root, workers=workers, device=device, max_lanes=max_lanes, on_event=display)
-    outcome: dict[str, Any] = {"study": suite.name, "root": root / suite.name, "runs": _counts(summary), "scores": []}
-    results = load_results(root, suite.expand())
-    if not results.empty:
-        outcome["scores"] = score_rows(results)
+    done = summary.already_done + len(summary.finished)
+    values: dict[str, Any] = {
+        "study": suite.name,
+        "folder": summary.folder,
+        "runs": {
+            "total": summary.total,
+            "done": done,
+            "finished_now": len(summary.finished),
+            "failed": len(summary.failed),
+            "left": summary.left,
+        },
+        "failed": summary.failed,
+        "skipped": summary.skipped,
+        "interrupted": summary.interrupted,
+        "seconds": round(summary.seconds, 3),
+        "scores": [],
+        "report": None,
+    }
+    tables = []
+    results = load_results(root, suite.expand()) if done else None
+    if results is not None and not results.empty:
         if report:
-            files = write_reports(root)[suite.name]
-            outcome["report"] = files.html
-    return outcome
+            files = write_reports(summary.folder)[suite.name]
+            values["report"] = files.html
+            tables = [files.dataset_table, files.aggregate_table]
+        else:
+            tables = [dataset_table(ScoreTable.from_runs(results))]
+        values["scores"] = tables[0].records.to_dict("records")
+    return Outcome(values, tables)
 
 
-def _counts(summary: RunSummary) -> dict[str, int]:
-    return {name: int(getattr(summary, name)) for name in ("total", "started", "done", "failed", "left")}
-
-
-def _exit(outcome: Mapping[str, Any]) -> None:
+def _exit(outcome: Outcome) -> None:
     """Exit non-zero if runs failed or were interrupted."""
-    counts = outcome["runs"]
-    if counts["left"]:
+    counts, failed = outcome.summary["runs"], outcome.summary["failed"]
+    if outcome.summary["interrupted"]:
         say("stopped; run the same command to resume", "yellow")
         raise typer.Exit(INTERRUPTED)
     if counts["failed"]:
         raise RunError(
             f"{counts['failed']} of {counts['total']} runs failed; the others are kept",
-            f"each failed run's folder below {outcome['root']} has error.txt",
+            "; ".join(f"{title}: {message}" for title, message in list(failed.items())[:3]),
             "run the same command again: it tries only the failed runs",
         )
 
 
-def _print_outcome(outcome: Mapping[str, Any]) -> None:
-    """The scores, algorithms as columns, and where everything lies."""
-    scores = outcome["scores"]
-    if scores:
-        algorithms = list(dict.fromkeys(row["algorithm"] for row in scores))
-        cells = {(row["dataset"], row["algorithm"]): row for row in scores}
-        datasets = list(dict.fromkeys(row["dataset"] for row in scores))
-        rows = [
-            (dataset, *(_score_text(cells.get((dataset, algorithm))) for algorithm in algorithms))
-            for dataset in datasets
-        ]
-        units = sorted({row["unit"] for row in scores})
-        print_table(("dataset", *algorithms), rows, title=f"{outcome['study']}: {', '.join(units)}")
-        counts = sorted({row["seeds"] for row in scores})
-        seeds = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
-        out().print(f"mean and standard deviation over {seeds} seed{'' if counts == [1] else 's'}, final evaluation")
-    say(f"runs:   {outcome['root']}")
-    if "report" in outcome:
-        say(f"report: {outcome['report']}")
-
-
-def _score_text(row: Mapping[str, Any] | None) -> str:
-    if row is None:
-        return "-"
-    return f"{row['mean']:.1f}" if row["std"] is None else f"{row['mean']:.1f} ± {row['std']:.1f}"
-
-
 def _size(suite: Suite) -> str:
-    runs = len(suite.expand())
-    return f"{runs} runs ({len(suite.algorithms)} algorithms, {len(suite.datasets)} datasets)"
+    return f"{len(suite.algorithms)} algorithms x {len(suite.datasets)} datasets x {len(suite.seeds)} seeds"
 
 
 def _override(suite: Suite, *, seeds: str | None = None, updates: int | None = None) -> Suite:
-    changes: dict[str, Any] = {}
+    from offbench.suite import Suite
+
+    values = suite.model_dump()
     if seeds is not None:
-        changes["seeds"] = _parse_seeds(seeds)
+        values["seeds"] = _parse_seeds(seeds)
     if updates is not None:
-        every = min(suite.protocol.evaluate_every, updates)
-        changes["protocol"] = suite.protocol.model_copy(update={"updates": updates, "evaluate_every": every})
-    return suite.model_copy(update=changes) if changes else suite
+        values["protocol"]["updates"] = updates
+        every = values["protocol"]["evaluate_every"]
+        values["protocol"]["evaluate_every"] = every and min(every, updates)
+    return Suite(**values)
 
 
 def _parse_seeds(text: str) -> int | list[int]:
@@ -336,19 +371,30 @@ def _parse_seeds(text: str) -> int | list[int]:
         raise SpecError(f"--seeds {text!r} is not a number or a list of numbers", "", "e.g. 5 or 0,1,7") from error
 
 
-def _parse_config(entries: list[str]) -> dict[str, Any]:
+_SETTING_EXAMPLES = {"-c": "expectile=0.9", "-p": "observations=standardize"}
+
+
+def _parse_settings(option: str, entries: list[str]) -> dict[str, Any]:
     import yaml
 
-    config: dict[str, Any] = {}
+    settings: dict[str, Any] = {}
     for entry in entries:
         key, equals, value = entry.partition("=")
         if not equals or not key:
-            raise SpecError(f"-c {entry!r} is not KEY=VALUE", "", "e.g. -c expectile=0.9 -c hidden=[64,64]")
+            raise SpecError(f"{option} {entry!r} is not KEY=VALUE", "", f"e.g. {option} {_SETTING_EXAMPLES[option]}")
         try:
-            config[key.strip()] = yaml.safe_load(value)
+            settings[key.strip()] = _number(yaml.safe_load(value))
         except yaml.YAMLError as error:
-            raise SpecError(f"-c {entry!r} has a value that is not YAML", str(error)) from error
-    return config
+            raise SpecError(f"{option} {entry!r} has a value that is not YAML", str(error)) from error
+    return settings
+
+
+def _number(value: Any) -> Any:
+    """YAML 1.1 reads 3e-4 as text; people mean a number."""
+    if isinstance(value, str):
+        with contextlib.suppress(ValueError):
+            return float(value)
+    return value
 
 
 def main() -> None:

@@ -85,7 +85,9 @@ def data_info(
     if as_json:
         print_json(summary)
         return
-    print_table(("", ""), [(key.replace("_", " "), value) for key, value in _flat(summary)])
+    rows = [(key.replace("_", " "), value) for key, value in summary.items() if key != "details"]
+    print_table(("", ""), rows)
+    say("how it was made: --json has it under `details`")
 
 
 @data_app.command("build")
@@ -137,17 +139,6 @@ def build_datasets(names: Sequence[str], *, force: bool = False) -> list[Any]:
             if task is not None:
                 bar.remove_task(task)
     return paths
-
-
-def _flat(values: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    """Nested mappings as one list of (path, value)."""
-    rows: list[tuple[str, Any]] = []
-    for key, value in values.items():
-        if isinstance(value, dict) and value:
-            rows += _flat(value, f"{prefix}{key} ")
-        else:
-            rows.append((f"{prefix}{key}", value))
-    return rows
 
 
 # --- algorithms ---

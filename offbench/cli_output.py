@@ -11,7 +11,7 @@ import tempfile
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import typer
 from rich.console import Console
@@ -20,6 +20,9 @@ from rich.text import Text
 from typer.core import TyperGroup
 
 from offbench.errors import OffbenchError
+
+if TYPE_CHECKING:
+    from offbench.reports.tables import TableRows
 
 INTERRUPTED = 130  # 128 + SIGINT, what shells use
 
@@ -77,15 +80,28 @@ def jsonable(value: Any) -> Any:
     return str(value)
 
 
-def print_table(columns: Sequence[str], rows: Sequence[Sequence[Any]], *, title: str = "") -> None:
-    """A table on standard output that folds long cells in a narrow window; columns of numbers are set right."""
-    table = Table(title=title or None, title_justify="left", header_style="bold", box=None, padding=(0, 2, 0, 0))
+def print_table(columns: Sequence[str], rows: Sequence[Sequence[Any]], *, numbers: bool = False) -> None:
+    """A table on standard output that folds long cells in a narrow window.
+
+    Columns of numbers are set right; with `numbers` that is every column but the first.
+    """
+    table = Table(header_style="bold", box=None, padding=(0, 2, 0, 0), show_header=any(columns))
     for index, column in enumerate(columns):
-        numeric = all(isinstance(row[index], (int, float)) for row in rows) and bool(rows)
-        table.add_column(column, justify="right" if numeric else "left", overflow="fold")
+        right = (numbers and index > 0) or (rows and all(isinstance(row[index], (int, float)) for row in rows))
+        table.add_column(column, justify="right" if right else "left", overflow="fold")
     for row in rows:
         table.add_row(*(cell if isinstance(cell, Text) else Text(show(cell)) for cell in row))
     Console(highlight=False).print(table)
+
+
+def print_score_table(rows: TableRows) -> None:
+    """A table of scores with its caption, on standard output."""
+    if rows.rows:
+        cells = [[Text(cell.text, style="bold" if cell.bold else "") for cell in row] for row in rows.rows]
+        print_table(rows.header, cells, numbers=True)
+    console = Console(highlight=False)
+    console.print(Text(rows.caption, style="dim"))
+    console.print()
 
 
 def show(value: Any) -> str:
@@ -97,7 +113,7 @@ def show(value: Any) -> str:
     if isinstance(value, float):
         return "-" if math.isnan(value) else f"{value:.4g}"
     if isinstance(value, Mapping):
-        return ", ".join(f"{key}={show(item)}" for key, item in value.items()) or "-"
+        return ", ".join(f"{key} {show(item)}" for key, item in value.items()) or "-"
     if isinstance(value, (list, tuple)):
         return ", ".join(show(item) for item in value) or "-"
     return "-" if value is None else str(value)
