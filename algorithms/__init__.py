@@ -1,48 +1,45 @@
-"""Offline-RL algorithms, one readable file each, all trained with many seeds at once; their registry and presets."""
+"""Offline-RL algorithms, one readable file each, trained with many seeds at once; presets of published settings."""
 
 from __future__ import annotations
 
-from importlib import import_module
-from importlib.metadata import entry_points
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from offbench.errors import SpecError, UnknownNameError
+from offbench.algorithms.registry import algorithm_names, get_algorithm
 
 if TYPE_CHECKING:
-    from offbench.algorithms.base import Algorithm
+    from offbench.algorithms.base import Algorithm, Config, check_compatible, shareable_fields
+    from offbench.algorithms.batches import LaneSampler, Preprocessing, TransitionBuffer
+    from offbench.algorithms.presets import resolve_config
 
-# name -> module:class. Modules are imported when an algorithm is used, because they bring torch.
-_BUILTIN = {
-    "bc": "offbench.algorithms.bc:BC",
-    "td3_bc": "offbench.algorithms.td3_bc:TD3BC",
-    "iql": "offbench.algorithms.iql:IQL",
+# Names that need torch are imported when first used.
+_LAZY = {
+    "Algorithm": "base",
+    "Config": "base",
+    "check_compatible": "base",
+    "shareable_fields": "base",
+    "LaneSampler": "batches",
+    "Preprocessing": "batches",
+    "TransitionBuffer": "batches",
+    "resolve_config": "presets",
 }
-_GROUP = "offbench.algorithms"
+
+__all__ = [
+    "Algorithm",
+    "Config",
+    "LaneSampler",
+    "Preprocessing",
+    "TransitionBuffer",
+    "algorithm_names",
+    "check_compatible",
+    "get_algorithm",
+    "resolve_config",
+    "shareable_fields",
+]
 
 
-def algorithm_names() -> list[str]:
-    """Names of all algorithms: the built-in ones in order, then those of other packages."""
-    return [*_BUILTIN, *sorted({e.name for e in entry_points(group=_GROUP)} - _BUILTIN.keys())]
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
 
-
-def get_algorithm(name: str) -> type[Algorithm]:
-    """The algorithm called `name`.
-
-    Other packages add algorithms through the entry-point group "offbench.algorithms".
-
-    Raises:
-        UnknownNameError: there is none.
-        SpecError: an entry point of that name does not lead to an Algorithm.
-    """
-    from offbench.algorithms.base import Algorithm
-
-    if name in _BUILTIN:
-        module, _, attribute = _BUILTIN[name].partition(":")
-        return getattr(import_module(module), attribute)
-    for entry in entry_points(group=_GROUP):
-        if entry.name == name:
-            algorithm = entry.load()
-            if not (isinstance(algorithm, type) and issubclass(algorithm, Algorithm)):
-                raise SpecError(f"the entry point {name!r} ({entry.value}) is not an offbench Algorithm")
-            return algorithm
-    raise UnknownNameError("algorithm", name, algorithm_names())
+    return getattr(import_module(f"{__name__}.{_LAZY[name]}"), name)

@@ -194,7 +194,7 @@ class ProblemSpec:
 
 def check_compatible(algorithm: type[Algorithm], dataset: Dataset) -> None:
     """Raise IncompatibleError, naming algorithms that fit, if `algorithm` cannot learn from `dataset`."""
-    from offbench.algorithms import algorithm_names, get_algorithm
+    from offbench.algorithms.registry import algorithm_names, get_algorithm
 
     kind = "discrete" if dataset.discrete else "continuous"
     if kind not in algorithm.requires.actions:
