@@ -102,7 +102,8 @@ def seed_notices(rows: pd.DataFrame) -> list[Notice]:
         text = f"{count(range(cells), 'cell')} with a single seed: run-to-run variation is unknown there."
         notices.append(Notice("single-seed", text))
     elif fewest < FEW_SEEDS:
-        text = f"Only {fewest} seeds: standard deviations are rough and differences of a few points mean little."
+        where = "Only" if fewest == most else "Some cells have only"
+        text = f"{where} {fewest} seeds: standard deviations are rough and differences of a few points mean little."
         notices.append(Notice("few-seeds", text))
     if fewest != most:
         text = f"Unequal numbers of seeds ({fewest} to {most}): IQM pools runs, so cells with more weigh more."

@@ -191,6 +191,8 @@ def learning_curves(
         figure.draw_without_rendering()
     band = f" with a pointwise {100 * level:g} % Student-t interval of the mean" if several else ""
     caption = f"Learning curves: mean over seeds{band}." if several else "Learning curves of single runs."
+    if several:
+        caption += " Bands wider than a panel are cut."
     if behaviour:
         caption += " Dotted: mean of the policy that collected the dataset."
     return Plot(figure, caption)

@@ -144,7 +144,8 @@ def write_report(
 
 def _score_table(results: pd.DataFrame, metric: Metric, selection: Selection) -> ScoreTable:
     if "episode" not in results.columns and "score" in results.columns:
-        return ScoreTable.from_frame(results, step="step" if "step" in results.columns else None)
+        stepped = "step" in results.columns and pd.api.types.is_numeric_dtype(results["step"])
+        return ScoreTable.from_frame(results, step="step" if stepped else None)
     # A report of a study that was just started shows how far it is, and says so.
     started = "final" in results.columns and not results["final"].any()
     return ScoreTable.from_runs(results, metric, selection, unfinished="include" if started else "leave-out")

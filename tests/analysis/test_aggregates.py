@@ -1,0 +1,197 @@
+"""Aggregates against scipy, brute force and published reference values; coverage of intervals by simulation."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from offbench.analysis import (
+    ScoreError,
+    ScoreTable,
+    aggregate,
+    bootstrap,
+    comparable_datasets,
+    estimate,
+    iqm,
+    mean,
+    median,
+    optimality_gap,
+    per_dataset,
+)
+from offbench.analysis.aggregates import leaders, welch_p
+
+SCORES = Path(__file__).parents[2] / ".." / "shared" / "scores"
+matrices = arrays(np.float64, st.tuples(st.integers(1, 12), st.integers(1, 6)), elements=st.floats(-50, 150))
+
+
+@given(matrices)
+def test_point_estimates_equal_reference_formulas(x: np.ndarray) -> None:
+    stats = pytest.importorskip("scipy.stats")
+    assert iqm(x) == pytest.approx(stats.trim_mean(x, 0.25, axis=None), abs=1e-9)
+    assert mean(x) == pytest.approx(x.mean(axis=0).mean(), abs=1e-9)
+    assert median(x) == pytest.approx(np.median(x.mean(axis=0)), abs=1e-9)
+    assert optimality_gap(x) == pytest.approx(100 - np.minimum(x, 100).mean(), abs=1e-9)
+
+
+def test_ragged_bootstrap_equals_a_naive_loop() -> None:
+    """The vectorised replicates, recomputed one by one from the same generator with library functions."""
+    stats = pytest.importorskip("scipy.stats")
+    rng = np.random.default_rng(1)
+    strata = [rng.normal(90, 20, size) for size in (3, 5, 4)]
+    found = bootstrap(strata, reps=40, seed=7)
+    draws = np.random.default_rng(7)
+    index = [draws.integers(0, s.size, size=(40, s.size), dtype=np.uint8) for s in strata]
+    for b in range(40):
+        samples = [s[i[b]] for s, i in zip(strata, index, strict=True)]
+        means = [sample.mean() for sample in samples]
+        assert found["iqm"][b] == pytest.approx(stats.trim_mean(np.concatenate(samples), 0.25))
+        assert found["mean"][b] == pytest.approx(np.mean(means))
+        assert found["median"][b] == pytest.approx(np.median(means))
+        gaps = [100 - np.minimum(sample, 100).mean() for sample in samples]
+        assert found["optimality_gap"][b] == pytest.approx(np.mean(gaps))
+
+
+def test_bootstrap_distribution_is_that_of_an_independent_one() -> None:
+    rng = np.random.default_rng(2)
+    x = rng.normal([20, 50, 80], [5, 20, 10], size=(6, 3))
+    found = bootstrap(x, reps=20_000, seed=0)["iqm"]
+    naive = []
+    for _ in range(4000):
+        resampled = np.sort([rng.choice(column, column.size) for column in x.T], axis=None)
+        naive.append(resampled[4:-4].mean())
+    width = np.ptp(np.percentile(naive, [2.5, 97.5]))
+    np.testing.assert_allclose(np.percentile(found, [2.5, 97.5]), np.percentile(naive, [2.5, 97.5]), atol=0.08 * width)
+
+
+def test_rliable_stream_is_replayed_draw_by_draw() -> None:
+    """rliable draws `choice(R, (R, T))` for every replicate; here with a per-replicate loop."""
+    rng = np.random.default_rng(3)
+    x = rng.normal(50, 20, size=(5, 4))
+    stream = np.random.RandomState(11)
+    expected = []
+    for _ in range(300):
+        index = stream.choice(5, (5, 4))
+        expected.append(np.median(x[index, np.arange(4)].mean(axis=0)))
+    found = estimate(x, method="percentile", reps=300, rliable_stream=np.random.RandomState(11))["median"]
+    np.testing.assert_allclose([found.low, found.high], np.percentile(expected, [2.5, 97.5]), rtol=1e-12)
+
+
+@pytest.mark.skipif(not SCORES.exists(), reason="reference scores are not beside the repository")
+@pytest.mark.parametrize(
+    ("name", "file", "chosen"),
+    [
+        ("d3rlpy_d4rl_v0_final", "d3rlpy_d4rl_final.csv", r"^(?!ant).*-v0$"),
+        ("rebrac_locomotion", "rebrac_d4rl_final.csv", r"^(hopper|halfcheetah|walker2d).*-v2$"),
+    ],
+)
+def test_equal_to_rliable(name: str, file: str, chosen: str) -> None:
+    expected = pd.read_csv(SCORES / "rliable_expected.csv")
+    plain = (expected["method"] == "percentile") & ~expected["task_bootstrap"].astype(bool)
+    expected = expected[(expected["set"] == name) & plain]
+    frame = pd.read_csv(SCORES / file)
+    frame = frame[frame["dataset"].str.match(chosen)].assign(score=lambda f: f["score"] / 100)
+    frame = frame.sort_values(["dataset", "seed"], kind="stable")
+    algorithms = expected["algorithm"].unique()
+    table = ScoreTable.from_frame(pd.concat([frame[frame["algorithm"] == a] for a in algorithms]))
+    found = aggregate(table, method="percentile", compat="rliable", reps=50_000, seed=0, gamma=1.0)
+    both = expected.merge(found, on=["algorithm", "metric"], suffixes=("_rliable", ""))
+    assert len(both) == len(expected) > 0
+    np.testing.assert_allclose(both["point"], both["point_rliable"], atol=1e-9)
+    np.testing.assert_allclose(both["low"], both["ci_low"], atol=5e-8)
+    np.testing.assert_allclose(both["high"], both["ci_high"], atol=5e-8)
+
+
+def test_coverage_calibrated_holds_where_percentile_does_not() -> None:
+    """Three seeds, four datasets: a nominal 95 % percentile interval covers about 80 %."""
+    rng = np.random.default_rng(0)
+    centres, spread = np.array([15.0, 40.0, 60.0, 85.0]), np.array([5.0, 8.0, 6.0, 10.0])
+    truth = {name: e.point for name, e in estimate(rng.normal(centres, spread, (100_000, 4)), reps=1).items()}
+    trials = 250
+    hits = {(method, metric): 0 for method in ("percentile", "calibrated") for metric in ("iqm", "mean")}
+    for trial in range(trials):
+        x = rng.normal(centres, spread, size=(3, 4))
+        for method, metric in hits:
+            found = estimate(x, method=method, reps=400, seed=trial)[metric]  # type: ignore[arg-type]
+            hits[method, metric] += found.low <= truth[metric] <= found.high
+    for metric in ("iqm", "mean"):
+        assert hits["percentile", metric] / trials < 0.89
+        assert 0.90 <= hits["calibrated", metric] / trials <= 0.99
+
+
+def test_calibrated_mean_of_one_dataset_is_close_to_student_t() -> None:
+    stats = pytest.importorskip("scipy.stats")
+    x = np.random.default_rng(4).normal(50, 10, 10)
+    found = estimate([x], seed=1)["mean"]
+    low, high = stats.t.interval(0.95, 9, x.mean(), stats.sem(x))
+    assert (found.low, found.high) == pytest.approx((low, high), abs=0.06 * (high - low))
+
+
+def test_single_seed_has_no_interval_but_a_reason() -> None:
+    for strata in ([np.array([3.0])], [np.array([1.0, 2.0]), np.array([5.0])]):
+        for found in estimate(strata, reps=10).values():
+            assert math.isnan(found.low)
+            assert math.isnan(found.high)
+            assert "one seed" in found.reason
+
+
+def test_identical_seeds_and_variation_outside_the_quartiles() -> None:
+    assert estimate([np.full(3, 7.0)], reps=50)["iqm"].low == 7.0
+    found = estimate([np.array([0.0, 0.0]), np.array([50.0, 50.0]), np.array([0, 100.0])], reps=200)["iqm"]
+    assert found.low <= found.point <= found.high
+    assert math.isfinite(found.low)
+
+
+def table_of(cells: dict[tuple[str, str], list[float]]) -> ScoreTable:
+    rows = [(a, d, i, s) for (a, d), scores in cells.items() for i, s in enumerate(scores)]
+    return ScoreTable.from_frame(pd.DataFrame(rows, columns=["algorithm", "dataset", "seed", "score"]))
+
+
+def test_aggregate_uses_common_datasets_and_ignores_row_order() -> None:
+    cells = {("a", "x"): [1, 2, 3], ("a", "y"): [4, 6], ("b", "x"): [2, 2.5, 9], ("b", "y"): [5, 7], ("a", "z"): [99]}
+    table = table_of(cells)
+    assert comparable_datasets(table) == (["x", "y"], "")
+    found = aggregate(table, reps=500)
+    assert set(found["datasets"]) == {2}
+    shuffled = table_of({key: cells[key][::-1] for key in reversed(cells)})
+    again = aggregate(shuffled, reps=500)
+    merged = found.merge(again, on=["algorithm", "metric"])
+    assert merged["low_x"].tolist() == merged["low_y"].tolist()
+    with pytest.raises(ScoreError, match="no runs on z"):
+        aggregate(table, datasets=["z"])
+    with pytest.raises(ScoreError, match="same number of seeds"):
+        aggregate(table, method="percentile", compat="rliable")
+    with pytest.raises(ScoreError, match="no calibrated"):
+        aggregate(table, compat="rliable")
+
+
+def test_raw_returns_of_several_datasets_are_not_aggregated() -> None:
+    frame = table_of({("a", "x"): [1, 2], ("a", "y"): [300, 400]}).rows
+    raw = ScoreTable.from_frame(frame, unit="raw return")
+    assert comparable_datasets(raw)[0] == []
+    assert aggregate(raw).empty
+    one = ScoreTable.from_frame(frame[frame["dataset"] == "y"], unit="raw return")
+    assert aggregate(one, reps=50).iloc[0]["point"] == 350
+
+
+def test_per_dataset_and_welch_equal_scipy() -> None:
+    stats = pytest.importorskip("scipy.stats")
+    x, y = np.array([1.0, 4.0, 2.0, 8.0]), np.array([5.0, 9.0, 11.0])
+    row = per_dataset(table_of({("a", "d"): list(x), ("b", "d"): [3.0]}))
+    assert row.loc[0, ["mean", "std", "n"]].tolist() == pytest.approx([x.mean(), x.std(ddof=1), 4])
+    expected = stats.t.interval(0.95, 3, x.mean(), stats.sem(x))
+    assert row.loc[0, ["low", "high"]].tolist() == pytest.approx(list(expected))
+    assert row.loc[1, ["std", "low", "high"]].isna().all()
+    assert welch_p(x, y) == pytest.approx(stats.ttest_ind(x, y, equal_var=False).pvalue)
+
+
+def test_leaders() -> None:
+    cells = {"best": [10.0, 11, 12], "near": [9.0, 11, 10.5], "far": [1.0, 2, 1.5], "single": [9.9], "none": []}
+    assert leaders({name: np.array(values) for name, values in cells.items()}) == {"best", "near"}
+    assert leaders({"a": np.array([5.0, 5.0]), "b": np.array([4.0, 4.0])}) == {"a"}
