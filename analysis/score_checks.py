@@ -42,7 +42,7 @@ def require_columns(frame: pd.DataFrame, names: Sequence[str]) -> None:
             "name the columns, e.g. ScoreTable.from_frame(frame, score='final_score')",
         )
     if frame.empty:
-        raise ScoreError("the score table is empty")
+        raise ScoreError("the score table is empty", "no run has been evaluated yet")
 
 
 def require_labels(tidy: pd.DataFrame) -> None:

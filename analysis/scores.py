@@ -178,8 +178,6 @@ class ScoreTable:
                 left.
         """
         require_columns(results, [*KEYS, "step", "episode", "return"])
-        if results.empty:
-            raise ScoreError("there are no evaluation episodes", "no run has been evaluated yet")
         if protocol not in ("last", "last-k", "best") or metric not in ("score", "return") or last_k < 1:
             raise ScoreError(
                 f"unknown reduction: metric {metric!r}, protocol {protocol!r}, last_k {last_k}",
