@@ -286,7 +286,9 @@ class Suite(_Strict):
         with _at(f"algorithms[{number}].config"):
             config, source = resolve_config(reference.name, spec.name, reference.preset, reference.config)
         with _at(f"algorithms[{number}].preprocessing"):
-            preprocessing = Preprocessing(**{**self.preprocessing, **reference.preprocessing})
+            # What the preset's source did, unless the suite says otherwise.
+            published = source["preprocessing"]
+            preprocessing = Preprocessing(**{**published, **self.preprocessing, **reference.preprocessing})
             reward_affine(dataset, preprocessing)
         return [
             RunSpec(
