@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -91,11 +91,10 @@ class TanhGaussian:
 
     def act(self, observations: NDArray[Any], rng: np.random.Generator) -> Float:
         """Actions [E, A] in environment units."""
-        action, log_std = self.distribution(observations)
-        if self.stochastic:
-            action = action + np.exp(log_std) * rng.standard_normal(action.shape, dtype=np.float32)
+        mean, log_std = self.distribution(observations)
+        noise = rng.standard_normal(mean.shape, dtype=np.float32) if self.stochastic else np.float32(0)
         low, high = self.space.low, self.space.high
-        action = low + np.float32(0.5) * (np.tanh(action) + 1) * (high - low)
+        action = low + np.float32(0.5) * (np.tanh(mean + np.exp(log_std) * noise) + 1) * (high - low)
         return np.clip(action, low, high).astype(np.float32)
 
 
@@ -114,7 +113,7 @@ class Categorical:
 
     def act(self, observations: NDArray[Any], rng: np.random.Generator) -> NDArray[np.int64]:
         """Actions [E] int64."""
-        scores = self.outputs(observations)
+        scores: NDArray[Any] = self.outputs(observations)
         if self.stochastic:  # the Gumbel-max trick: argmax(logits + Gumbel noise) follows softmax(logits)
             scores = scores + rng.gumbel(size=scores.shape)
         return self.space.start + np.argmax(scores, axis=-1)
@@ -253,7 +252,7 @@ def make_environment(environment: str) -> gymnasium.Env[Any, Any]:
         raise MissingExtraError(f"rolling out {environment}", "mujoco") from error
 
 
-def roll_out(environment: str, policy: Policy, seed: list[int], lanes: int = 8) -> Iterator[Episode]:
+def roll_out(environment: str, policy: Policy, seed: list[int], lanes: int = 8) -> Generator[Episode, None, None]:
     """Endless stream of episodes, in the order in which they were started, each played to its end.
 
     `lanes` environments are stepped side by side so that the policy acts on a batch. The stream is a

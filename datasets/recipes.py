@@ -28,7 +28,10 @@ from offbench.datasets.behaviour import (
     make_policy,
     roll_out,
 )
-from offbench.datasets.dataset import Dataset, Provenance, Reference
+from offbench.datasets.dataset import Dataset
+from offbench.datasets.download import cache_dir
+from offbench.datasets.minari_format import read_minari, write_minari
+from offbench.datasets.records import Provenance, Reference
 from offbench.errors import StorageError, UnknownNameError
 
 BUILDER_VERSION = 1  # part of every recipe's hash: raise it when a change here alters what is generated
@@ -43,7 +46,7 @@ class Part:
 
     Attributes:
         behaviour: "random", "expert", "medium" or "replay-<i>" (see `behaviours.json`).
-        share: of the dataset's transitions; at least that many are collected, to the end of an episode.
+        share: of the dataset's transitions; the stretch ends with the episode that reaches it.
         stochastic: sample from the policy instead of playing its mode.
         epsilon: share of steps with a uniformly random action.
     """
@@ -167,8 +170,6 @@ def build(dataset_id: str, *, force: bool = False, progress: Progress | None = N
 
 def load(dataset_id: str, *, force: bool = False, progress: Progress | None = None) -> Dataset:
     """The built-in dataset `dataset_id`, made first if needed. Arguments and errors as `build`."""
-    from offbench.datasets.minari_format import read_minari
-
     recipe = get_recipe(dataset_id)
     dataset = read_minari(build(dataset_id, force=force, progress=progress))
     return dataset.replace(
@@ -184,7 +185,7 @@ def generate(recipe: Recipe, progress: Progress | None = None) -> Dataset:
     environment = make_environment(recipe.environment)
     environment.close()
     episodes: list[Episode] = []
-    done = 0
+    done, share = 0, 0.0
     for index, part in enumerate(recipe.parts):
         policy = make_policy(
             recipe.environment,
@@ -193,7 +194,8 @@ def generate(recipe: Recipe, progress: Progress | None = None) -> Dataset:
             stochastic=part.stochastic,
             epsilon=part.epsilon,
         )
-        end = done + round(part.share * recipe.size)
+        share += part.share
+        end = round(share * recipe.size)  # of all parts so far: at most one episode more than asked for
         stream = roll_out(recipe.environment, policy, [recipe.seed, index])
         while done < end:
             episode = next(stream)
@@ -226,12 +228,16 @@ def _to_dataset(episodes: list[Episode], recipe: Recipe, environment: gymnasium.
 
 def _publish(dataset: Dataset, recipe: Recipe, target: Path) -> None:
     """Writes beside `target` and renames, so that nobody ever sees half a dataset."""
-    from offbench.datasets.minari_format import write_minari
-
     # Every process has its own folder; a name with a leading dot is no Minari dataset.
     aside = _cache_root() / f".building-{uuid.uuid4().hex}"
     try:
-        new = write_minari(dataset, aside / "new", _minari_id(recipe))
+        new = write_minari(
+            dataset,
+            aside / "new",
+            _minari_id(recipe),
+            algorithm_name=behaviour_record(recipe.environment)["training"]["algorithm"],
+            description=f"{recipe.environment}: {recipe.description}",
+        )
         target.parent.mkdir(parents=True, exist_ok=True)
         if target.exists():
             target.rename(aside / "old")
@@ -259,8 +265,6 @@ def _minari_id(recipe: Recipe) -> str:
 
 
 def _cache_root() -> Path:
-    from offbench.datasets.registry import cache_dir
-
     return cache_dir() / "recipes"
 
 

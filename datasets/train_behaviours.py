@@ -72,7 +72,6 @@ class Plan:
     parallel: int = 1
     medium: float | None = None
     replay: int = 0
-    notes: tuple[str, ...] = ()
 
 
 PLANS = {
@@ -94,11 +93,11 @@ PLANS = {
         "SAC",
         steps=15_000,
         every=250,
-        hyperparameters={"learning_starts": 500, "batch_size": 128, "learning_rate": 1e-3},
+        hyperparameters={"learning_starts": 500, "batch_size": 128, "learning_rate": 3e-4},
         hidden=(32, 32),
         critic=(64, 64),
         activation="relu",
-        medium=0.4,
+        medium=0.5,
         replay=8,
     ),
     "cartpole": Plan(
@@ -247,7 +246,7 @@ def sb3_check(plan: Plan, state: Mapping[str, Any], observations: NDArray[Any]) 
     return {name: np.ascontiguousarray(array) for name, array in check.items()}
 
 
-def export(name: str, seed: int, snapshots: Path, out: Path, episodes: int) -> None:
+def export(name: str, seed: int, snapshots: Path, out: Path, *, episodes: int, note: str) -> None:
     """Plays all snapshots, gives the roles and writes the weights and the provenance to `out`."""
     plan = PLANS[name]
     states = read_snapshots(name, seed, snapshots)
@@ -309,7 +308,7 @@ def export(name: str, seed: int, snapshots: Path, out: Path, episodes: int) -> N
                 for package in ("stable_baselines3", "torch", "gymnasium", "numpy")
                 + (("mujoco",) if plan.environment.startswith("Hopper") else ())
             },
-            "notes": list(plan.notes),
+            "note": note,
         },
         "random": random,
         "roles": {role: f"step-{steps}" for role, steps in roles.items()},
@@ -331,12 +330,13 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder for the weights and behaviours.json")
     parser.add_argument("--snapshots", type=Path, help="folder of the training snapshots (default: OUT/snapshots)")
     parser.add_argument("--export-only", action="store_true", help="export the snapshots that are there")
+    parser.add_argument("--note", default="", help="what else to say in behaviours.json about how it was trained")
     parser.add_argument("--episodes", type=int, default=100, help="episodes of each reported statistic")
     options = parser.parse_args(arguments)
     snapshots = options.snapshots or options.out / "snapshots"
     if not options.export_only:
         train(options.name, options.seed, snapshots)
-    export(options.name, options.seed, snapshots, options.out, options.episodes)
+    export(options.name, options.seed, snapshots, options.out, episodes=options.episodes, note=options.note)
 
 
 if __name__ == "__main__":
