@@ -121,7 +121,8 @@ def unequal_training(rows: pd.DataFrame) -> list[Notice]:
     uneven = list(spread.index[spread > 1])
     if not uneven:
         return []
-    return [Notice("unequal-training", f"Scores come from different numbers of updates on {some(uneven)}.")]
+    where = "all datasets" if len(uneven) == len(spread) > 1 else some(uneven)
+    return [Notice("unequal-training", f"Scores come from different numbers of updates on {where}.")]
 
 
 def environment_notices(tidy: pd.DataFrame) -> list[Notice]:

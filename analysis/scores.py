@@ -159,6 +159,7 @@ class ScoreTable:
         *,
         last_k: int = 3,
         unfinished: Literal["leave-out", "include"] = "leave-out",
+        not_finite: Literal["error", "leave-out"] = "error",
     ) -> ScoreTable:
         """Reduce per-episode results of the harness to one score per run.
 
@@ -172,6 +173,7 @@ class ScoreTable:
                 `last_k` evaluations. "best": the best evaluation, which only someone with the simulator can
                 pick.
             unfinished: runs without a closing evaluation are left out, or included with their latest one.
+            not_finite: a return that is NaN or infinite is an error, or its run is left out with a notice.
 
         Raises:
             ScoreError: a column is missing, returns are not finite, rows or runs are duplicated, nothing is
@@ -186,6 +188,10 @@ class ScoreTable:
         tidy = results.reset_index(drop=True)
         require_labels(tidy)
         tidy = _as_labels(tidy)
+        notices: list[Notice] = []
+        if not_finite == "leave-out":
+            tidy, diverged = _drop_not_finite(tidy)
+            notices += diverged
         tidy["return"] = require_finite(tidy, "return")
         tidy["step"] = require_finite(tidy, "step")
         if "final" not in tidy:
@@ -194,7 +200,6 @@ class ScoreTable:
         require_one_run(tidy)
         require_unique(tidy, [*KEYS, "step", "final", "episode"], None)
 
-        notices: list[Notice] = []
         tidy, left_out = _drop_unfinished(tidy, unfinished)
         notices += left_out
         tidy, missing_reference = _choose_values(tidy, metric)
@@ -273,6 +278,16 @@ def _drop_unfinished(tidy: pd.DataFrame, unfinished: str) -> tuple[pd.DataFrame,
         )
     text = f"{count(names, 'run')} not finished and left out: {some(names)}."
     return tidy[finished], [Notice("unfinished", text)]
+
+
+def _drop_not_finite(tidy: pd.DataFrame) -> tuple[pd.DataFrame, list[Notice]]:
+    finite = np.isfinite(tidy["return"].astype(np.float64))
+    usable = finite.groupby([tidy[key] for key in KEYS]).transform("all")
+    if usable.all() or not usable.any():
+        return tidy, []
+    names = run_names(tidy[~usable])
+    text = f"{count(names, 'run')} with a return that is not finite, left out: {some(names)}. Means flatter the rest."
+    return tidy[usable], [Notice("not-finite", text)]
 
 
 def _choose_values(tidy: pd.DataFrame, metric: Metric) -> tuple[pd.DataFrame, list[Notice]]:

@@ -73,7 +73,7 @@ _STYLE: Any = {
     "savefig.facecolor": "none",
     "svg.fonttype": "path",
     "svg.hashsalt": "offbench",
-    "path.simplify": True,
+    "text.parse_math": False,  # names are text, even with dollar signs
 }
 
 

@@ -148,7 +148,9 @@ def _score_table(results: pd.DataFrame, metric: Metric, selection: Selection) ->
         return ScoreTable.from_frame(results, step="step" if stepped else None)
     # A report of a study that was just started shows how far it is, and says so.
     started = "final" in results.columns and not results["final"].any()
-    return ScoreTable.from_runs(results, metric, selection, unfinished="include" if started else "leave-out")
+    return ScoreTable.from_runs(
+        results, metric, selection, unfinished="include" if started else "leave-out", not_finite="leave-out"
+    )
 
 
 def markdown(title: str, headline: TableRows, aggregates: TableRows, notices: Sequence[Notice]) -> str:

@@ -145,6 +145,16 @@ def test_study_that_has_just_started_still_gives_a_report(tmp_path: Path) -> Non
         report(tmp_path, results().head(0))
 
 
+def test_run_whose_return_is_not_finite_is_left_out_and_named(tmp_path: Path) -> None:
+    frame = results()
+    frame.loc[(frame["run"] == "bc-maze-1") & frame["final"], ["return", "score"]] = np.nan
+    files = report(tmp_path, frame)
+    assert any("bc on maze, seed 1" in notice.text for notice in files.notices if notice.code == "not-finite")
+    assert len(pd.read_csv(files.scores)) == 11
+    with pytest.raises(ScoreError, match="not a finite number"):
+        ScoreTable.from_runs(frame)
+
+
 def test_plots_without_content_are_left_out_and_old_ones_removed(tmp_path: Path) -> None:
     assert report(tmp_path, results()).curves_png is not None
     files = report(tmp_path, results(evaluations=1))
