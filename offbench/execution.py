@@ -42,6 +42,7 @@ class RunSummary:
 
     Attributes:
         total: runs of the suite.
+        runs: their specs.
         already_done: runs that earlier invocations had finished.
         finished: hashes of runs that this one finished.
         failed: run title -> message.
@@ -54,6 +55,7 @@ class RunSummary:
 
     total: int
     folder: Path
+    runs: tuple[RunSpec, ...] = ()
     already_done: int = 0
     finished: list[str] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
@@ -117,7 +119,7 @@ def run_suite(
         if workers is None:
             workers = _processors() if chosen.type == "cpu" else 1
         groups, warnings = _groups(store, suite, plan.runs, workers, chosen, max_lanes, threads, matmul)
-        summary = RunSummary(len(plan.runs), folder, skipped=plan.skipped)
+        summary = RunSummary(len(plan.runs), folder, plan.runs, skipped=plan.skipped)
         done = {run.hash for run in plan.runs if store.state(run) == "done"}
         summary.already_done = len(done)
         on_event(SuiteStarted(suite.name, len(plan.runs), len(done), len(groups), workers, skipped=plan.skipped))

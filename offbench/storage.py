@@ -75,8 +75,8 @@ def finite_or_none(value: float) -> float | None:
     return float(value) if math.isfinite(value) else None
 
 
-def append_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Append one JSON line per row and wait until they are on the disk.
+def append_rows(path: Path, rows: Iterable[Mapping[str, Any]], *, sync: bool = True) -> None:
+    """Append one JSON line per row; with `sync`, wait until they are on the disk.
 
     A crash can tear the last line only; `read_rows` drops it. When the disk is full, what was written of these
     rows is taken back.
@@ -92,11 +92,19 @@ def append_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
             with path.open("ab") as file:
                 file.write(data)
                 file.flush()
-                os.fsync(file.fileno())
+                if sync:
+                    os.fsync(file.fileno())
         except OSError:
             with contextlib.suppress(OSError):
                 os.truncate(path, size)
             raise
+
+
+def sync_file(path: Path) -> None:
+    """Wait until what was appended to a file without `sync` is on the disk; a missing file is nothing to wait for."""
+    if path.exists():
+        with storage_errors("write", path), path.open("ab") as file:
+            os.fsync(file.fileno())
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:

@@ -31,7 +31,7 @@ from offbench.groups import Group
 from offbench.policy import lane_policy, save_policy
 from offbench.results import score
 from offbench.runs import RunStore, now
-from offbench.storage import append_rows, finite_or_none, keep_rows, write_json
+from offbench.storage import append_rows, finite_or_none, keep_rows, sync_file, write_json
 
 _REPORT_SECONDS = 0.5
 # Prefix of the log's pending values inside a checkpoint.
@@ -194,14 +194,14 @@ class _GroupTraining:
         if self.step % int(self.protocol["log_every"]) != 0 and self.step != self.updates:
             return
         self._drop_diverged()
-        names = list(self.latest)
+        names = sorted(self.latest)
         if not names:
             return
         values = torch.stack([self.latest[name].float() for name in names]).cpu().tolist()
         for lane, folder in enumerate(self.folders):
             if self.active[lane]:
                 row = {name: finite_or_none(value[lane]) for name, value in zip(names, values, strict=True)}
-                append_rows(folder.metrics_file, [{"step": self.step, **row}])
+                append_rows(folder.metrics_file, [{"step": self.step, **row}], sync=False)
 
     def _drop_diverged(self) -> None:
         finite = self.algorithm.finite().tolist()
@@ -355,6 +355,9 @@ class _GroupTraining:
             "metrics_rows": [logged if self.latest else 0] * len(self.runs),
             "evaluation_rows": [self._evaluation_rows()] * len(self.runs),
         }
+        for lane, folder in enumerate(self.folders):
+            if self.active[lane]:
+                sync_file(folder.metrics_file)
         save_checkpoint(self.group_folder / "checkpoint", self.step, tensors, extra)
         self.saved_step = self.step
         for lane, folder in enumerate(self.folders):
