@@ -63,7 +63,7 @@ def merge_next(observations: Array, following: Array, starts: Array) -> tuple[Ar
     """Return (frames, last_known, override or None, what was found) for a column of next observations."""
     rows = len(observations)
     last = np.append(starts[1:], rows) - 1
-    equal = (following[:-1] == observations[1:]).reshape(rows - 1, -1).all(axis=1)
+    equal = (following[:-1] == observations[1:]).all(axis=tuple(range(1, observations.ndim)))
     inside = np.ones(rows - 1, dtype=np.bool_)
     inside[last[:-1]] = False
     mismatches = int((inside & ~equal).sum())

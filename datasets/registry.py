@@ -168,7 +168,7 @@ def _load_path(path: Path, options: dict[str, Any]) -> Dataset:
     dataset = read_d4rl(path, **options)
     if inferred is None:
         return dataset
-    note = f"environment {inferred.environment} and reference inferred from the file name and the sizes of its rows"
+    note = f"the task is D4RL's {inferred.id}, by the file's name and the sizes of its rows"
     details = {**dataset.provenance.details, "inferred": note}
     return dataset.replace(provenance=replace(dataset.provenance, details=details))
 
