@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import gymnasium
 import numpy as np
 import pytest
 from gymnasium import spaces
+from safetensors.numpy import load_file
 
 from offbench.datasets import behaviour, recipes, train_behaviours
 from offbench.datasets.behaviour import EpsilonMixture, TanhGaussian, UniformRandom, make_policy, roll_out
@@ -127,6 +130,33 @@ def test_unknown_names_suggest() -> None:
         recipes.build("pendulum/mediun")
 
 
+# --- training ---
+
+
+def test_roles_follow_the_plan() -> None:
+    plan = replace(train_behaviours.PLANS["pendulum"], medium=0.5, replay=3)
+    deterministic = {0: -90.0, 250: -90.0, 500: -90.0, 750: -70.0, 1000: -48.0, 1250: 0.0, 1500: 0.0}
+    roles = train_behaviours.choose_roles(plan, deterministic, deterministic, random=-100.0)
+    # 250 and 0 are as untrained as 500 (warm-up); of equal experts the one trained longest counts.
+    assert roles == {"expert": 1500, "medium": 1000, "replay-0": 500, "replay-1": 750, "replay-2": 1000}
+
+
+def test_training_gives_policies_that_play(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("stable_baselines3")
+    plan = replace(train_behaviours.PLANS["cartpole"], steps=2048, every=1024, select_episodes=2)
+    monkeypatch.setitem(train_behaviours.PLANS, "cartpole", plan)
+    train_behaviours.main(["cartpole", "--seed", "1", "--out", str(tmp_path), "--episodes", "3"])
+    records = json.loads((tmp_path / "behaviours.json").read_text(encoding="utf-8"))
+    shipped = behaviour.behaviour_record("CartPole-v1")
+    assert records["CartPole-v1"].keys() == shipped.keys()
+    assert records["CartPole-v1"]["training"].keys() == shipped["training"].keys()
+    tensors = load_file(tmp_path / "cartpole.safetensors")
+    expert = records["CartPole-v1"]["roles"]["expert"]
+    weights = {name.removeprefix(f"{expert}/"): tensor for name, tensor in tensors.items()}
+    policy = behaviour.build_policy(weights, "tanh", spaces.Discrete(2), stochastic=False)
+    np.testing.assert_array_equal(policy.act(tensors["check/observations"], rng()), tensors["check/actions"])
+
+
 # --- rolling out ---
 
 
@@ -210,15 +240,15 @@ def test_mixed_is_random_then_expert(cache: Path) -> None:
 
 
 def test_seed_decides_the_data(tiny: Recipe) -> None:
-    same, other = recipes.generate(tiny), recipes.generate(Recipe(**{**vars(tiny), "seed": 1}))
+    same, other = recipes.generate(tiny), recipes.generate(replace(tiny, seed=1))
     assert same.fingerprint == recipes.generate(tiny).fingerprint
     assert same.fingerprint != other.fingerprint
 
 
 def test_hash_follows_recipe_and_weights(tiny: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
     before = recipes.recipe_hash(tiny)
-    assert recipes.recipe_hash(Recipe(**{**vars(tiny), "description": "other words"})) == before
-    assert recipes.recipe_hash(Recipe(**{**vars(tiny), "size": 301})) != before
+    assert recipes.recipe_hash(replace(tiny, description="other words")) == before
+    assert recipes.recipe_hash(replace(tiny, size=301)) != before
     monkeypatch.setattr(recipes, "behaviour_digest", lambda environment, role: "other weights")
     assert recipes.recipe_hash(tiny) != before
 
