@@ -101,7 +101,7 @@ class Policy:
         weights = {name[7:]: value for name, value in tensors.items() if name.startswith("policy.")}
         algorithm_class = get_algorithm(info["algorithm"])
         config = make_config(algorithm_class.config_class, info["config"])
-        problem = {k: tuple(v) if isinstance(v, list) else v for k, v in info["problem"].items()}
+        problem: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in info["problem"].items()}
         algorithm = algorithm_class([config], ProblemSpec(**problem), seeds=[0], device="cpu", total_updates=1)
         algorithm.load_policy_tensors(weights)
         return cls(algorithm, Normalizer.from_tensors(tensors), info)

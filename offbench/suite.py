@@ -141,7 +141,7 @@ class Suite(_Strict):
         algorithms: names, or mappings with the keys of `AlgorithmRef`.
         seeds: a number n (seeds 0 to n-1) or a list.
         protocol: training and evaluation, see `Protocol`.
-        preprocessing: fields of `offbench.algorithms.batches.Preprocessing`.
+        preprocessing: fields of `offbench.algorithms.batches.Preprocessing`; they win over a preset's.
         skip_incompatible: leave out algorithms that cannot learn from a dataset instead of refusing the suite.
         description: free text for the report.
 
@@ -229,9 +229,10 @@ class Suite(_Strict):
         for index, reference in enumerate(self.datasets):
             with _at(f"datasets[{index}]"):
                 dataset, spec = _load(reference)
+                known_as = dataset.name if Path(reference.id).exists() else reference.id
             for number, algorithm in enumerate(classes):
                 try:
-                    runs.extend(self._cell(number, algorithm, dataset, spec))
+                    runs.extend(self._cell(number, algorithm, dataset, spec, known_as))
                 except IncompatibleError as error:
                     if self.skip_incompatible:
                         skipped.append(f"{self.algorithms[number].title} on {spec.name}: {error.why or error.what}")
@@ -276,7 +277,10 @@ class Suite(_Strict):
                 )
             labels[reference.title] = index
 
-    def _cell(self, number: int, algorithm: type[Algorithm], dataset: Dataset, spec: DatasetSpec) -> list[RunSpec]:
+    def _cell(
+        self, number: int, algorithm: type[Algorithm], dataset: Dataset, spec: DatasetSpec, known_as: str
+    ) -> list[RunSpec]:
+        """The runs of one algorithm on one dataset; `known_as` is the id that presets are looked up by."""
         from offbench.algorithms import resolve_config
         from offbench.algorithms.base import check_compatible
         from offbench.algorithms.batches import Preprocessing, reward_affine
@@ -284,7 +288,7 @@ class Suite(_Strict):
         reference = self.algorithms[number]
         check_compatible(algorithm, dataset)
         with _at(f"algorithms[{number}].config"):
-            config, source = resolve_config(reference.name, spec.name, reference.preset, reference.config)
+            config, source = resolve_config(reference.name, known_as, reference.preset, reference.config)
         with _at(f"algorithms[{number}].preprocessing"):
             # What the preset's source did, unless the suite says otherwise.
             published = source["preprocessing"]

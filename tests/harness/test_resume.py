@@ -175,6 +175,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 def test_sigkill_of_a_real_run(data: dict[str, str], tmp_path: Path) -> None:
     protocol = {**PROTOCOL, "updates": 2000, "evaluate_every": 500, "log_every": 100, "checkpoint_every": 250}
     values = {
