@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 from rich.text import Text
 
-from offbench.cli_output import err, examples, out, print_json, print_table, say
+from offbench.cli_output import err, examples, out, print_json, print_table, print_text, say
 from offbench.errors import SpecError
 
 _HELP = {"help_option_names": ["-h", "--help"]}
@@ -44,7 +47,11 @@ def data_list(
     family: Annotated[str | None, typer.Argument(help="Only this family, e.g. pendulum.")] = None,
     as_json: Json = False,
 ) -> None:
-    """List the datasets that offbench knows by name, and which are on this machine."""
+    """List the datasets that offbench knows by name, and which are on this machine.
+
+    Built-in ones are made from shipped policies when they are first used; D4RL ones are downloaded. Files of your own
+    need no entry here: give their path.
+    """
     from offbench.datasets import list_datasets
     from offbench.errors import UnknownNameError
 
@@ -115,30 +122,37 @@ def data_build(
         out().print(str(path), markup=False)
 
 
-def build_datasets(names: Sequence[str], *, force: bool = False) -> list[Any]:
-    """Build those of `names` that are built-in and not in the cache, with a progress bar; return their folders."""
+def build_datasets(names: Sequence[str], *, force: bool = False) -> list[Path]:
+    """Build those of `names` that are built-in and not in the cache, showing progress; return their folders."""
     from offbench.datasets.recipes import RECIPES, build
 
-    wanted = [name for name in dict.fromkeys(names) if name in RECIPES]
+    console = err()
     paths = []
-    with Progress(
-        TextColumn("building {task.description}"), BarColumn(), TaskProgressColumn(), console=err(), transient=True
-    ) as bar:
-        for name in wanted:
-            task = None
-
-            def advance(done: int, total: int, name: str = name) -> None:
-                nonlocal task
-                if task is None:
-                    task = bar.add_task(name, total=total)
-                    if not bar.console.is_terminal:
-                        say(f"building {name}")
-                bar.update(task, completed=done, total=total)
-
-            paths.append(build(name, force=force, progress=advance))
-            if task is not None:
-                bar.remove_task(task)
+    for name in [name for name in dict.fromkeys(names) if name in RECIPES]:
+        with contextlib.ExitStack() as stack:
+            paths.append(build(name, force=force, progress=_BuildDisplay(name, console, stack)))
     return paths
+
+
+class _BuildDisplay:
+    """A progress bar on a terminal, one line elsewhere, and nothing for a dataset that is in the cache."""
+
+    def __init__(self, name: str, console: Console, stack: contextlib.ExitStack) -> None:
+        self._name, self._console, self._stack = name, console, stack
+        self._bar: Progress | None = None
+        self._started = False
+
+    def __call__(self, done: int, total: int) -> None:
+        if not self._started:
+            self._started = True
+            if self._console.is_terminal:
+                columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn())
+                self._bar = self._stack.enter_context(Progress(*columns, console=self._console, transient=True))
+                self._bar.add_task(f"building {self._name}", total=total)
+            else:
+                say(f"building {self._name}")
+        if self._bar is not None:
+            self._bar.update(self._bar.task_ids[0], completed=done)
 
 
 # --- algorithms ---
@@ -162,7 +176,10 @@ def algorithms() -> None:
     "offbench algorithms list --json",
 )
 def algorithms_list(as_json: Json = False) -> None:
-    """List the algorithms, which actions they can learn and where they were published."""
+    """List the algorithms, which actions they can learn and where they were published.
+
+    The names are what suites and `offbench train` take.
+    """
     from offbench.algorithms import algorithm_names, get_algorithm
 
     found = [get_algorithm(name) for name in algorithm_names()]
@@ -219,8 +236,8 @@ def algorithms_show(
             }
         )
         return
-    out().print(Text(f"{algorithm.title}: {algorithm.paper}"))
-    out().print(Text(f"actions: {', '.join(sorted(algorithm.requires.actions))}\n"))
+    print_text(f"{algorithm.title}: {algorithm.paper}")
+    print_text(f"actions: {', '.join(sorted(algorithm.requires.actions))}\n")
     rows = [
         (
             str(s["name"]) + ("*" if s["per_lane"] else ""),

@@ -80,6 +80,11 @@ def jsonable(value: Any) -> Any:
     return str(value)
 
 
+def print_text(text: str, style: str = "") -> None:
+    """A paragraph on standard output, wrapped to the window."""
+    Console(highlight=False).print(Text(text, style=style))
+
+
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[Any]], *, numbers: bool = False) -> None:
     """A table on standard output that folds long cells in a narrow window.
 
@@ -95,13 +100,21 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[Any]], *, number
 
 
 def print_score_table(rows: TableRows) -> None:
-    """A table of scores with its caption, on standard output."""
-    if rows.rows:
-        cells = [[Text(cell.text, style="bold" if cell.bold else "") for cell in row] for row in rows.rows]
-        print_table(rows.header, cells, numbers=True)
+    """A table of scores with its caption, on standard output; one value per line where the window is too narrow."""
     console = Console(highlight=False)
-    console.print(Text(rows.caption, style="dim"))
-    console.print()
+    widths = [max(len(row[index].text) for row in rows.rows) for index in range(len(rows.header) if rows.rows else 0)]
+    width = sum(max(w, len(title)) + 2 for w, title in zip(widths, rows.header, strict=False))
+    cells = [[Text(cell.text, style="bold" if cell.bold else "") for cell in row] for row in rows.rows]
+    if width <= console.width:
+        print_table(rows.header, cells, numbers=True)
+    else:
+        long = [
+            (row[0] if index == 0 else "", title, cell)
+            for row in cells
+            for index, (title, cell) in enumerate(zip(rows.header[1:], row[1:], strict=True))
+        ]
+        print_table((rows.header[0], "", ""), long)
+    print_text(f"{rows.caption}\n", "dim")
 
 
 def show(value: Any) -> str:

@@ -222,6 +222,8 @@ class ProgressDisplay(AbstractContextManager["ProgressDisplay"]):
             self._print(f"{event.title}: {event.message}", style="yellow")
         if isinstance(event, SuiteFinished):
             self._print(plain_line(self.state))
+        elif isinstance(event, SuiteStarted) and event.groups == 0:
+            pass  # nothing to train: the closing line says it all
         elif self._live is None and self.state.clock() - self._last_line >= self._every:
             self._last_line = self.state.clock()
             self._print(plain_line(self.state))
