@@ -21,18 +21,21 @@ def freeze(array: Array) -> Array:
     return array
 
 
-def owned(values: ArrayLike, dtype: Any) -> Array:
-    """Return `values` as a read-only C-ordered array of `dtype`; copied if a caller could write to it."""
+def owned(values: Array, dtype: Any) -> Array:
+    """Return `values` as a read-only C-ordered array of `dtype`; copied if a caller could still write to it."""
     array = np.asarray(values, dtype=dtype, order="C")
-    base: Any = array
-    while isinstance(base, np.ndarray):
-        if base.flags.writeable:
-            # A conversion already made a private copy, unless the result is the caller's own array.
-            if np.may_share_memory(array, values) if isinstance(values, np.ndarray) else base is values:
-                return freeze(array.copy(order="C"))
-            return freeze(array)
-        base = base.base
-    return array
+    if np.may_share_memory(array, values) and _writeable(values):
+        array = array.copy(order="C")
+    return freeze(array) if array.flags.writeable else array
+
+
+def _writeable(array: Any) -> bool:
+    """Whether the memory of `array` can be written to through it or an array that it is a view of."""
+    while isinstance(array, np.ndarray):
+        if array.flags.writeable:
+            return True
+        array = array.base
+    return False
 
 
 def first_rows(mask: Array, limit: int = 5) -> str:
@@ -178,3 +181,17 @@ def extra_columns(infos: Mapping[str, ArrayLike], rows: int) -> Mapping[str, Arr
         require_length(f"infos/{key}", source, rows, "transition")
         columns[str(key)] = owned(source, source.dtype)
     return MappingProxyType(columns)
+
+
+def probabilities(name: str, values: ArrayLike, rows: int) -> Array:
+    """Return a float64 column [rows] that is not negative and sums to 1, or raise DatasetError."""
+    weights = owned(numeric(name, values), np.float64)
+    require_length(name, weights, rows, "transition")
+    require_finite(name, weights)
+    if weights.ndim != 1 or (weights < 0).any() or abs(weights.sum() - 1.0) > 1e-6:
+        raise DatasetError(
+            f"column {name!r} of shape {weights.shape} sums to {weights.sum():.6g}, minimum {weights.min():.6g}",
+            "probabilities are not negative and sum to 1",
+            "divide the weights by their sum",
+        )
+    return weights

@@ -16,6 +16,7 @@ from offbench.datasets import columns
 from offbench.datasets.columns import Array, freeze
 from offbench.datasets.episodes import boundaries, checked_starts, merge_next
 from offbench.datasets.records import Provenance, Reference, TransformRecord
+from offbench.datasets.spaces import unbounded_space
 from offbench.errors import DatasetError, UnknownNameError
 
 FINGERPRINT_SCHEMA = "offbench-dataset-1"
@@ -120,7 +121,7 @@ class Dataset:
                 clean[name] = columns.floats(name, values if name == "goals" else columns.squeeze_column(values))
                 columns.require_length(name, clean[name], rows, "transition")
         if self.sampling_weights is not None:
-            clean["sampling_weights"] = _checked_weights(self.sampling_weights, rows)
+            clean["sampling_weights"] = columns.probabilities("sampling_weights", self.sampling_weights, rows)
         clean["infos"] = columns.extra_columns(self.infos, rows)
         for name, value in clean.items():
             object.__setattr__(self, name, value)  # the dataclass is frozen; this is its constructor
@@ -361,44 +362,9 @@ class Dataset:
 
     def summary(self) -> dict[str, Any]:
         """Return what the dataset holds as a JSON-able dictionary: sizes, flags, returns, spaces, origin."""
-        return {
-            "name": self.name,
-            "environment": self.environment,
-            "fingerprint": self.fingerprint,
-            "transitions": self.num_transitions,
-            "episodes": self.num_episodes,
-            "complete_episodes": int(self.episode_complete.sum()),
-            "terminated": int(self.terminated.sum()),
-            "truncated": int(self.truncated.sum()),
-            "terminated_and_truncated": int((self.terminated & self.truncated).sum()),
-            "next_observation_unknown": int((~self.next_valid).sum()),
-            "not_bootstrappable": int((~self.bootstrappable).sum()),
-            "next_observations_stored": self.next_observations_override is not None,
-            "observation_space": str(self.observation_space),
-            "action_space": str(self.action_space),
-            "episode_return": _statistics(self.episode_returns),
-            "episode_length": _statistics(self.episode_lengths),
-            "reward": _statistics(self.rewards),
-            "normalized_return": None
-            if self.reference is None
-            else _statistics(self.reference.normalize(self.episode_returns)),
-            "reference": None
-            if self.reference is None
-            else {entry.name: getattr(self.reference, entry.name) for entry in fields(self.reference)},
-            "columns": [name for name in CORE_COLUMNS if getattr(self, name) is not None],
-            "infos": sorted(self.infos),
-            "megabytes": round(self._stored_bytes() / 1e6, 1),
-            "source": self.provenance.source,
-            "details": dict(self.provenance.details),
-            "transforms": [
-                {"name": record.name, "parameters": dict(record.parameters), "seed": record.seed}
-                for record in self.provenance.transforms
-            ],
-        }
+        from offbench.datasets.summary import summarize
 
-    def _stored_bytes(self) -> int:
-        stored = [getattr(self, name) for name in CORE_COLUMNS] + list(self.infos.values())
-        return sum(column.nbytes for column in stored if column is not None)
+        return summarize(self)
 
     def __repr__(self) -> str:
         return (
@@ -415,37 +381,3 @@ class Dataset:
 
 def _rebuild(state: dict[str, Any]) -> Dataset:
     return Dataset(**state)
-
-
-def unbounded_space(observations: Array) -> spaces.Box:
-    """Return the widest Box for observations [N, ...] of a canonical type."""
-    dtype = observations.dtype
-    if dtype.kind == "f":
-        low, high = -np.inf, np.inf
-    else:
-        low, high = np.iinfo(dtype).min, np.iinfo(dtype).max
-    return spaces.Box(low, high, observations.shape[1:], dtype.type)
-
-
-def _statistics(values: Array) -> dict[str, float]:
-    wide = values.astype(np.float64)
-    return {
-        "mean": float(wide.mean()),
-        "std": float(wide.std()),
-        "min": float(wide.min()),
-        "median": float(np.median(wide)),
-        "max": float(wide.max()),
-    }
-
-
-def _checked_weights(values: ArrayLike, rows: int) -> Array:
-    weights = columns.owned(columns.numeric("sampling_weights", values), np.float64)
-    columns.require_length("sampling_weights", weights, rows, "transition")
-    columns.require_finite("sampling_weights", weights)
-    if weights.ndim != 1 or (weights < 0).any() or abs(weights.sum() - 1.0) > 1e-6:
-        raise DatasetError(
-            f"sampling_weights of shape {weights.shape} sum to {weights.sum():.6g}, min {weights.min():.6g}",
-            "they are probabilities: not negative, sum 1",
-            "divide the weights by their sum",
-        )
-    return weights

@@ -115,6 +115,16 @@ def _unknown(kind: str) -> DatasetError:
     )
 
 
+def unbounded_space(observations: NDArray[Any]) -> spaces.Box:
+    """Return the widest Box for observations [N, ...] of a canonical type."""
+    dtype = observations.dtype
+    if dtype.kind == "f":
+        low, high = -np.inf, np.inf
+    else:
+        low, high = np.iinfo(dtype).min, np.iinfo(dtype).max
+    return spaces.Box(low, high, observations.shape[1:], dtype.type)
+
+
 @dataclass(frozen=True)
 class EnvironmentFacts:
     """The spaces and the time limit (steps, or None) of a Gymnasium environment."""

@@ -19,7 +19,7 @@ def _own_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("D4RL_DATASET_DIR", raising=False)
 
 
-@pytest.fixture(params=["hopper-random", "hopper-medium-replay", "halfcheetah-medium"])
+@pytest.fixture(params=["hopper-medium-replay", "halfcheetah-medium"])
 def real_file(request: pytest.FixtureRequest) -> Path:
     """A real rollout file in D4RL's layout; the test is skipped where the files are not installed."""
     path = REAL_DATA / f"{request.param}.hdf5"

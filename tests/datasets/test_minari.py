@@ -266,6 +266,52 @@ def test_real_file_round_trip(tmp_path: Path, real_file: Path) -> None:
     assert again.environment == environment
 
 
+def test_the_same_trajectories_from_every_source_have_one_fingerprint(tmp_path: Path) -> None:
+    """Arrays, a D4RL file, and files of Minari's own writer in three formats."""
+    rng = np.random.default_rng(3)
+    lengths = (3, 1, 5)
+    frames = [rng.normal(size=(length + 1, 3)).astype(np.float32) for length in lengths]
+    rows = sum(lengths)
+    ends = np.cumsum(lengths) - 1
+    terminals, timeouts = np.zeros((2, rows), bool)
+    terminals[ends[0]] = timeouts[ends[1]] = True
+    columns = {
+        "observations": np.concatenate([frame[:-1] for frame in frames]),
+        "next_observations": np.concatenate([frame[1:] for frame in frames]),
+        "actions": rng.uniform(-1, 1, (rows, 2)).astype(np.float32),
+        "rewards": rng.normal(size=rows),
+        "terminals": terminals,
+        "timeouts": timeouts,
+    }
+    with h5py.File(tmp_path / "x.hdf5", "w") as file:
+        for key, value in columns.items():
+            file[key] = value
+    named = {"terminals": "terminated", "timeouts": "truncated"}
+    space = Box(-1, 1, (2,))
+    found = {
+        Dataset.from_arrays(**{named.get(k, k): v for k, v in columns.items()}, action_space=space).fingerprint,
+        read_d4rl(tmp_path / "x.hdf5", action_space=space).fingerprint,
+    }
+    episodes = []
+    for index, (length, end) in enumerate(zip(lengths, ends, strict=True)):
+        rows_here = slice(end - length + 1, end + 1)
+        episodes.append(
+            EpisodeBuffer(
+                id=index,
+                observations=frames[index],
+                actions=columns["actions"][rows_here],
+                rewards=columns["rewards"][rows_here],
+                terminations=terminals[rows_here],
+                truncations=timeouts[rows_here],
+            )
+        )
+    for data_format in FORMATS:
+        folder = create(data_format, Box(-np.inf, np.inf, (3,)), space, episodes=episodes)
+        found.add(read_minari(folder).fingerprint)
+        shutil.rmtree(folder)
+    assert len(found) == 1
+
+
 def test_writing_is_atomic_and_never_overwrites_unasked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first, other = small_dataset(), small_dataset(costs=np.ones(8))
     folder = write_minari(first, tmp_path, "team/x-v0")
