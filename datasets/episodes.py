@@ -86,6 +86,7 @@ def merge_next(observations: Array, following: Array, starts: Array) -> tuple[Ar
 
 
 def checked_starts(values: ArrayLike, ends: Array) -> Array:
+    """Return episode starts as int64, or raise DatasetError if they do not fit the rows [N] that end an episode."""
     starts = columns.numeric("episode_starts", values)
     if starts.dtype.kind not in "iu" or starts.ndim != 1 or not len(starts):
         raise DatasetError(
