@@ -8,7 +8,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
@@ -34,6 +34,7 @@ from offbench.worker import STOP, Finished, GroupRunner, Ready, mark_failed, wor
 
 _POLL_SECONDS = 0.2
 _SHUTDOWN_SECONDS = 10.0
+_GUARD = 'put the call under `if __name__ == "__main__":` in a script file, or use workers=0'
 
 
 @dataclass
@@ -66,10 +67,10 @@ class RunSummary:
 
     @property
     def exit_status(self) -> int:
-        """0 when all runs are done, 130 after an interruption, 1 when runs failed."""
+        """0 when all runs are done, 130 after an interruption, 1 when runs failed or are left."""
         if self.interrupted:
             return 130
-        return 1 if self.failed else 0
+        return 1 if self.failed or self.left else 0
 
 
 def run_suite(
@@ -107,6 +108,9 @@ def run_suite(
         RunError: worker processes cannot be started.
     """
     started = time.perf_counter()
+    # The flag by which multiprocessing itself recognizes a child that is importing the caller's script.
+    if getattr(multiprocessing.current_process(), "_inheriting", False):
+        raise RunError("run_suite was called again by a worker process that imports your script", fix=_GUARD)
     for name, value, least in (("workers", workers, 0), ("max_lanes", max_lanes, 1), ("threads", threads, 1)):
         if value is not None and value < least:
             raise SpecError(f"{name} = {value}", f"it must be at least {least}")
@@ -289,6 +293,7 @@ class _Pool:
                     told = True
                     for worker in self._workers:
                         _send(worker, STOP)
+            self._workers = [w for w in self._workers if w.group is not None or w.process.is_alive()]
             for worker in self._workers:
                 if worker.group is None and pending:
                     self._give(worker, pending.pop(0))
@@ -299,13 +304,14 @@ class _Pool:
                 return
             wait([item for w in busy for item in (w.connection, w.process.sentinel)], _POLL_SECONDS)
             for worker in busy:
-                self._receive(worker, outcomes)
+                self._receive(worker, outcomes, interrupts.asked)
 
     def _start(self) -> _Worker:
         context = multiprocessing.get_context("spawn")
         ours, theirs = context.Pipe()
         process = context.Process(target=worker_main, args=(theirs, self._store.root, str(self._device)), daemon=True)
-        process.start()
+        with _ignored_in_children(signal.SIGINT):
+            process.start()
         theirs.close()
         worker = _Worker(process, ours)
         self._workers.append(worker)
@@ -315,7 +321,7 @@ class _Pool:
         worker.group = group
         _send(worker, group)
 
-    def _receive(self, worker: _Worker, outcomes: list[GroupOutcome]) -> None:
+    def _receive(self, worker: _Worker, outcomes: list[GroupOutcome], interrupted: bool) -> None:
         """Take all messages of a worker; if it is dead, fail its group and drop it."""
         dead = not worker.process.is_alive()
         try:
@@ -331,12 +337,14 @@ class _Pool:
         except (EOFError, OSError):
             dead = True
         if dead:
-            self._bury(worker, outcomes)
+            self._bury(worker, outcomes, interrupted)
 
-    def _bury(self, worker: _Worker, outcomes: list[GroupOutcome]) -> None:
+    def _bury(self, worker: _Worker, outcomes: list[GroupOutcome], interrupted: bool) -> None:
         worker.process.join(_SHUTDOWN_SECONDS)
         worker.connection.close()
         self._workers.remove(worker)
+        if interrupted and not worker.ready:
+            return  # SIGTERM met it before it could handle signals; its group has not begun
         if worker.group is not None:
             message = _death(worker.process.exitcode)
             outcomes.append(mark_failed(self._store, worker.group, message, self._emit))
@@ -344,8 +352,21 @@ class _Pool:
             raise RunError(
                 "a worker process ended while it was starting",
                 f"exit status {worker.process.exitcode}; its own message is above",
-                'put the call of run_suite under `if __name__ == "__main__":`, or use workers=0',
+                _GUARD,
             )
+
+
+@contextlib.contextmanager
+def _ignored_in_children(number: int) -> Iterator[None]:
+    """Processes started in the block ignore a signal from their first moment, before they can say so themselves."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    previous = signal.signal(number, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(number, previous)
 
 
 def _send(worker: _Worker, message: Any) -> None:

@@ -183,4 +183,6 @@ def worker_main(connection: Connection, root: Path, device: str) -> None:
     send(Ready())
     while (group := groups.get()) is not None:
         send(Finished(runner.run(group, stop.is_set)))
+        if stop.is_set():
+            break
     runner.close()

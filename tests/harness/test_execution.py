@@ -5,6 +5,8 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -110,3 +112,15 @@ def test_devices_and_numbers_are_checked(make_suite: Callable[..., Suite], tmp_p
     assert describe_machine(torch.device("cpu"), "default")["packages"]["numpy"]
     with pytest.raises(SpecError, match="max_lanes"):
         run_suite(make_suite(), tmp_path, max_lanes=0)
+
+
+def test_a_script_without_the_main_guard_is_told_so(data: dict[str, str], tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        "from offbench.execution import run_suite\nfrom offbench.suite import Suite\n"
+        f"suite = Suite(name='x', datasets=[{data['cartpole']!r}], algorithms=['bc'])\n"
+        f"run_suite(suite, {str(tmp_path / 'out')!r}, workers=1, device='cpu')\n"
+    )
+    result = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, check=False)
+    assert result.returncode == 1
+    assert 'if __name__ == "__main__":' in result.stderr.splitlines()[-1]
