@@ -191,7 +191,7 @@ class StackedMLP:
 
     def _rows(self, flat: Tensor, member: int | None) -> Tensor:
         """The parameters [M, P] of the networks that a call evaluates."""
-        return flat.flatten(0, 1) if self._all_members(member) else flat.select(1, member or 0)
+        return flat.flatten(0, 1) if member is None else flat.select(1, member)
 
     def _stack(self, member: int | None) -> _Stack:
         if member not in self._stacks:

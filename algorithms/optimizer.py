@@ -69,6 +69,8 @@ class LaneAdam:
     @torch.no_grad()
     def step(self, gradients: Sequence[Tensor]) -> None:
         """One step with given gradients, in the order and shapes of the added parameters."""
+        # autograd may hand out expanded tensors, which the fused kernel would misread.
+        gradients = [gradient.contiguous() for gradient in gradients]
         start = 0
         self._step_count.add_(1.0)
         for group in self._groups:
@@ -78,7 +80,7 @@ class LaneAdam:
             if group.cosine_steps is not None:
                 factor = 0.5 * (1.0 + math.cos(math.pi * min(self._steps / group.cosine_steps, 1.0)))
             for lane, (rate, values, first, second) in enumerate(group.parts):
-                mine = list(part) if len(group.parts) == 1 else [g[lane : lane + 1] for g in part]
+                mine = part if len(group.parts) == 1 else [g[lane : lane + 1] for g in part]
                 self._apply(rate * factor, values, mine, first, second)
         self._steps += 1
 

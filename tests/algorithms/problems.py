@@ -1,0 +1,74 @@
+"""Small datasets and problems that the algorithms' tests share."""
+
+from __future__ import annotations
+
+import gymnasium
+import numpy as np
+import torch
+
+from offbench.algorithms import get_algorithm
+from offbench.algorithms.base import Algorithm, Batch, ProblemSpec, make_config
+from offbench.datasets import Dataset
+
+CONTINUOUS = ProblemSpec(5, 2, False, (-1.0, -1.0), (1.0, 1.0))
+DISCRETE = ProblemSpec(5, 3, True)
+CASES = [("bc", CONTINUOUS), ("bc", DISCRETE), ("td3_bc", CONTINUOUS), ("iql", CONTINUOUS), ("iql", DISCRETE)]
+IDS = [f"{name}-{'discrete' if space.discrete else 'continuous'}" for name, space in CASES]
+
+
+def make(name: str, space: ProblemSpec, seeds: list[int], total_updates: int = 1000, **values: object) -> Algorithm:
+    """An algorithm with small networks; values that are lists give one value per lane."""
+    algorithm = get_algorithm(name)
+    configs = []
+    for lane in range(len(seeds)):
+        mine = {key: value[lane] if isinstance(value, list) else value for key, value in values.items()}
+        configs.append(make_config(algorithm.config_class, {"hidden": (16, 16), **mine}))
+    return algorithm(configs, space, seeds, "cpu", total_updates)
+
+
+def random_batch(space: ProblemSpec, lanes: int, size: int, seed: int) -> Batch:
+    """A batch of random transitions, a tenth of them terminal."""
+    g = torch.Generator().manual_seed(seed)
+    s = torch.randn(lanes, size, space.observation_size, generator=g)
+    batch = {
+        "observations": s,
+        "next_observations": torch.randn(s.shape, generator=g),
+        "rewards": torch.randn(lanes, size, generator=g),
+        "continues": (torch.rand(lanes, size, generator=g) > 0.1).float(),
+    }
+    if space.discrete:
+        batch["actions"] = torch.randint(0, space.action_size, (lanes, size), generator=g)
+    else:
+        batch["actions"] = torch.rand(lanes, size, space.action_size, generator=g) * 2 - 1
+        batch["observation_actions"] = torch.cat([s, batch["actions"]], -1)
+    return batch
+
+
+def random_noise(algorithm: Algorithm, size: int, seed: int) -> dict[str, torch.Tensor]:
+    """Noise as the algorithm declares it."""
+    g = torch.Generator().manual_seed(seed)
+    spec = algorithm.noise_spec(size)
+    return {name: torch.randn(algorithm.lanes, *noise.shape, generator=g) for name, noise in spec.items()}
+
+
+def random_dataset(*, discrete: bool, episodes: int = 20, length: int = 25, seed: int = 0) -> Dataset:
+    """Random episodes; every second one ends at a time limit, with its last observation unknown."""
+    rng = np.random.default_rng(seed)
+    n = episodes * length
+    ends = np.arange(length - 1, n, length)
+    terminated, truncated = np.zeros(n, bool), np.zeros(n, bool)
+    terminated[ends[::2]], truncated[ends[1::2]] = True, True
+    if discrete:
+        actions, space = rng.integers(0, 3, n), gymnasium.spaces.Discrete(3)
+    else:
+        actions = rng.uniform(-1, 1, (n, 2)).astype(np.float32)
+        space = gymnasium.spaces.Box(-1.0, 1.0, (2,))
+    return Dataset.from_arrays(
+        rng.standard_normal((n, 5), np.float32) * 3 + 1,
+        actions,
+        rng.standard_normal(n).astype(np.float32),
+        terminated,
+        truncated,
+        action_space=space,
+        name="random",
+    )

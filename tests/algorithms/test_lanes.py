@@ -1,0 +1,190 @@
+"""What every algorithm promises about lanes: no mixing, exact checkpoints, configurations, and what it refuses."""
+
+from __future__ import annotations
+
+import gymnasium
+import pytest
+import torch
+
+from offbench.algorithms import algorithm_names, check_compatible, get_algorithm, resolve_config, shareable_fields
+from offbench.algorithms.base import Algorithm, ProblemSpec, make_config
+from offbench.algorithms.batches import LaneSampler, Preprocessing, TransitionBuffer
+from offbench.algorithms.presets import CLASSES, load_presets
+from offbench.errors import IncompatibleError, SpecError, UnknownNameError
+
+from .problems import CASES, CONTINUOUS, IDS, make, random_dataset
+
+
+def train(algorithm: Algorithm, space: ProblemSpec, first: int, last: int) -> None:
+    data = random_dataset(discrete=space.discrete)
+    buffer = TransitionBuffer(data, algorithm.requires, Preprocessing())
+    sampler = LaneSampler(buffer, algorithm.seeds, 32, algorithm.noise_spec(32))
+    for step in range(first, last + 1):
+        algorithm.update(*sampler.draw(step), step)
+
+
+@pytest.mark.parametrize(("name", "space"), CASES, ids=IDS)
+def test_lanes_equal_separate_runs(name: str, space: ProblemSpec) -> None:
+    seeds = [3, 11, 4]
+    together = make(name, space, seeds, 200)
+    train(together, space, 1, 200)
+    for lane, seed in enumerate(seeds):
+        alone = make(name, space, [seed], 200)
+        train(alone, space, 1, 200)
+        for key, value in alone.state_dict().items():
+            torch.testing.assert_close(together.state_dict()[key][lane : lane + 1], value, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("bc", {"learning_rate": [1e-3, 1e-4]}),
+        (
+            "td3_bc",
+            {
+                "alpha": [0.5, 4.0],
+                "discount": [0.9, 0.99],
+                "target_rate": [0.1, 0.005],
+                "policy_noise": [0.0, 0.4],
+                "critic_learning_rate": [1e-3, 1e-4],
+            },
+        ),
+        (
+            "iql",
+            {
+                "expectile": [0.5, 0.9],
+                "temperature": [1.0, 10.0],
+                "discount": [0.9, 0.99],
+                "target_rate": [0.1, 0.005],
+                "learning_rate": [1e-3, 1e-4],
+            },
+        ),
+    ],
+)
+def test_lanes_with_different_settings_equal_separate_runs(name: str, values: dict[str, list[float]]) -> None:
+    assert values.keys() <= shareable_fields(get_algorithm(name))
+    together = make(name, CONTINUOUS, [3, 4], 200, **values)
+    train(together, CONTINUOUS, 1, 100)
+    for lane, seed in enumerate([3, 4]):
+        alone = make(name, CONTINUOUS, [seed], 200, **{key: value[lane] for key, value in values.items()})
+        train(alone, CONTINUOUS, 1, 100)
+        for key, value in alone.state_dict().items():
+            torch.testing.assert_close(together.state_dict()[key][lane : lane + 1], value, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(("name", "space"), CASES, ids=IDS)
+def test_a_saved_run_continues_bit_for_bit(name: str, space: ProblemSpec) -> None:
+    whole = make(name, space, [0, 1], 60)
+    train(whole, space, 1, 60)
+    half = make(name, space, [0, 1], 60)
+    train(half, space, 1, 31)
+    resumed = make(name, space, [0, 1], 60)
+    resumed.load_state_dict({key: value.clone() for key, value in half.state_dict().items()})
+    train(resumed, space, 32, 60)
+    for key, value in whole.state_dict().items():
+        assert torch.equal(value, resumed.state_dict()[key]), key
+        assert value.shape[0] == 2, "every saved tensor starts with the lane axis"
+
+
+@pytest.mark.parametrize(("name", "space"), CASES, ids=IDS)
+def test_policy_tensors_hold_the_policy_of_a_lane(name: str, space: ProblemSpec) -> None:
+    ours = make(name, space, [0, 1], 60)
+    train(ours, space, 1, 20)
+    other = make(name, space, [99], 60)
+    other.load_policy_tensors(ours.policy_tensors(1))
+    observations = torch.randn(2, 40, 5)
+    torch.testing.assert_close(other.act(observations[1:]), ours.act(observations)[1:])
+
+
+@pytest.mark.parametrize(("name", "space"), CASES, ids=IDS)
+def test_a_lane_that_diverges_is_told_and_leaves_the_others_alone(name: str, space: ProblemSpec) -> None:
+    healthy, sick = make(name, space, [0, 1], 60), make(name, space, [0, 1], 60)
+    with torch.no_grad():
+        sick.actor.flat[0, 0, 0] = float("nan")
+    train(healthy, space, 1, 10)
+    train(sick, space, 1, 10)
+    assert healthy.finite().tolist() == [True, True]
+    assert sick.finite().tolist() == [False, True]
+    for key, value in healthy.state_dict().items():
+        assert torch.equal(value[1], sick.state_dict()[key][1])
+
+
+def test_a_state_of_another_shape_is_refused() -> None:
+    with pytest.raises(SpecError, match="saved state"):
+        make("bc", CONTINUOUS, [0]).load_state_dict(make("bc", CONTINUOUS, [0, 1]).state_dict())
+
+
+def test_lanes_cannot_differ_in_shapes() -> None:
+    with pytest.raises(SpecError, match="cannot differ in hidden"):
+        make("bc", CONTINUOUS, [0, 1], hidden=[(8,), (16,)])
+
+
+# --- configurations ---
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"alpha": "large"}, "expected a number"),
+        ({"alpha": -1}, "a value in"),
+        ({"alpha": float("nan")}, "a value in"),
+        ({"discount": 1.5}, "a value in"),
+        ({"policy_delay": 1.5}, "expected an integer"),
+        ({"hidden": 256}, "list of positive integers"),
+        ({"hidden": [256, 0]}, "list of positive integers"),
+    ],
+)
+def test_wrong_values_are_refused(values: dict[str, object], message: str) -> None:
+    with pytest.raises(SpecError, match=message):
+        make_config(get_algorithm("td3_bc").config_class, values)
+
+
+def test_unknown_names_suggest_known_ones() -> None:
+    with pytest.raises(UnknownNameError, match="alpha"):
+        make_config(get_algorithm("td3_bc").config_class, {"alhpa": 1.0})
+    with pytest.raises(UnknownNameError, match="td3_bc"):
+        get_algorithm("td3bc")
+    with pytest.raises(SpecError, match="gaussian"):
+        make_config(get_algorithm("iql").config_class, {"policy": "normal"})
+
+
+@pytest.mark.parametrize("name", ["bc", "td3_bc", "iql"])
+def test_presets_are_valid_and_say_where_they_come_from(name: str) -> None:
+    content = load_presets(name)
+    assert content["default"] in content["presets"]
+    for preset, entry in content["presets"].items():
+        assert entry["class"] in CLASSES
+        assert entry["source"]
+        for row in entry["rows"]:
+            for pattern in row["datasets"]:
+                config, origin = resolve_config(name, pattern.replace("*", "x").replace("?", "2"), preset)
+                assert row.get("config", {}).items() <= config.to_dict().items()
+                assert row.get("preprocessing", {}).items() <= origin["preprocessing"].items()
+                Preprocessing(**origin["preprocessing"])
+                assert row.get("source", entry["source"]) in origin["sources"]
+
+
+def test_presets_apply_by_dataset_and_overrides_win() -> None:
+    config, origin = resolve_config("iql", "antmaze-umaze-v2", None, {"temperature": 7.0})
+    assert (config.expectile, config.temperature) == (0.9, 7.0)
+    assert origin["preprocessing"]["reward_shift"] == -1.0
+    assert origin["overridden"] == ["temperature"]
+    assert origin["class"] == "one"
+    assert resolve_config("iql", "hopper-medium-v2", "corl")[0].policy == "deterministic"
+    assert resolve_config("iql", "hopper-medium-v2", "corl")[1]["class"] == "tuned"
+    with pytest.raises(UnknownNameError, match="corl"):
+        resolve_config("iql", "x", "crl")
+
+
+# --- what fits what ---
+
+
+def test_misfits_name_an_algorithm_that_fits() -> None:
+    discrete = random_dataset(discrete=True)
+    with pytest.raises(IncompatibleError, match="algorithms that fit: bc, iql"):
+        check_compatible(get_algorithm("td3_bc"), discrete)
+    for name in algorithm_names():
+        check_compatible(get_algorithm(name), random_dataset(discrete=False))
+    unbounded = random_dataset(discrete=False).replace(action_space=gymnasium.spaces.Box(-float("inf"), 1.0, (2,)))
+    with pytest.raises(IncompatibleError, match="finite bounds"):
+        check_compatible(get_algorithm("bc"), unbounded)

@@ -1,0 +1,138 @@
+"""Stacked networks against separate torch networks, and where gradients flow."""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+
+import pytest
+import torch
+from torch import nn
+
+from offbench.algorithms.networks import StackedMLP, select_matmul
+from offbench.errors import SpecError
+
+SIZES = (5, 16, 8, 3)
+
+
+def separate(net: StackedMLP, lane: int, member: int) -> nn.Sequential:
+    """The same network built of torch.nn layers."""
+    layers: list[nn.Module] = []
+    start, row = 0, net.flat.detach()[lane, member]
+    for inputs, outputs in pairwise(SIZES):
+        layer = nn.Linear(inputs, outputs)
+        with torch.no_grad():
+            layer.weight.copy_(row[start : start + inputs * outputs].view(inputs, outputs).T)
+            layer.bias.copy_(row[start + inputs * outputs : start + (inputs + 1) * outputs])
+        start += (inputs + 1) * outputs
+        layers += [layer, nn.ReLU()]
+    return nn.Sequential(*layers[:-1])
+
+
+def flat_gradient(network: nn.Sequential) -> torch.Tensor:
+    """Gradients of the torch network in the order of a row of `flat`."""
+    parts = []
+    for layer in network:
+        if isinstance(layer, nn.Linear):
+            assert layer.weight.grad is not None
+            parts += [layer.weight.grad.T.reshape(-1), layer.bias.grad]
+    return torch.cat(parts)
+
+
+@pytest.mark.parametrize("lanes", [1, 3])
+@pytest.mark.parametrize("members", [None, 1, 2])
+def test_forward_and_backward_equal_separate_networks(lanes: int, members: int | None) -> None:
+    net = StackedMLP(SIZES, range(lanes), "n", members=members)
+    x = torch.randn(lanes, 7, 5, requires_grad=True)
+    output = net(x)
+    weight = torch.randn_like(output)
+    gradient, x_gradient = torch.autograd.grad((output.square() * weight).sum(), [net.flat, x])
+    expected_x = torch.zeros_like(x)
+    for lane in range(lanes):
+        for member in range(members or 1):
+            reference = separate(net, lane, member)
+            mine = x.detach()[lane].requires_grad_()
+            index = (lane,) if members is None else (lane, member)
+            result = reference(mine)
+            torch.testing.assert_close(output[index], result)
+            (result.square() * weight[index]).sum().backward()
+            torch.testing.assert_close(gradient[lane, member], flat_gradient(reference), rtol=1e-4, atol=1e-4)
+            expected_x[lane] += mine.grad
+    torch.testing.assert_close(x_gradient, expected_x, rtol=1e-4, atol=1e-4)
+
+
+def test_two_calls_in_one_loss_add_their_gradients() -> None:
+    net = StackedMLP(SIZES, [0, 1], "n", members=2)
+    a, b = torch.randn(2, 4, 5), torch.randn(2, 4, 5)
+    (both,) = torch.autograd.grad(net(a).square().sum() + net(b).square().sum(), [net.flat])
+    (first,) = torch.autograd.grad(net(a).square().sum(), [net.flat])
+    (second,) = torch.autograd.grad(net(b).square().sum(), [net.flat])
+    torch.testing.assert_close(both, first + second)
+
+
+def test_one_member_is_that_member_and_only_it_gets_gradients() -> None:
+    net = StackedMLP(SIZES, [0, 1], "n", members=3)
+    x = torch.randn(2, 4, 5)
+    torch.testing.assert_close(net(x, member=1), net(x)[:, 1])
+    (gradient,) = torch.autograd.grad(net(x, member=1).square().sum(), [net.flat])
+    assert gradient[:, [0, 2]].abs().sum() == 0
+    assert (gradient[:, 1].abs().sum(1) > 0).all()
+
+
+def test_frozen_reaches_only_the_input_and_detached_nothing() -> None:
+    net = StackedMLP(SIZES, [0], "n", members=2)
+    x = torch.randn(1, 4, 5, requires_grad=True)
+    frozen = net.frozen(x, member=0)
+    torch.testing.assert_close(frozen, net(x, member=0))
+    loss = frozen.square().sum()
+    assert torch.autograd.grad(loss, [net.flat], retain_graph=True, allow_unused=True) == (None,)
+    full = torch.autograd.grad(net(x, member=0).square().sum(), [x])
+    torch.testing.assert_close(torch.autograd.grad(loss, [x]), full)
+    assert not net.detached(x).requires_grad
+
+
+def test_updates_in_place_are_seen_by_later_calls() -> None:
+    net = StackedMLP(SIZES, [0], "n")
+    x = torch.randn(1, 4, 5)
+    before = net.detached(x)
+    with torch.no_grad():
+        net.flat.mul_(2.0)
+    assert not torch.equal(before, net.detached(x))
+    torch.testing.assert_close(net.detached(x)[0], separate(net, 0, 0)(x[0]).detach())
+
+
+def test_target_moves_by_the_rate_of_its_lane() -> None:
+    net = StackedMLP(SIZES, [0, 1], "n", members=2)
+    target = net.target()
+    start = net.flat.detach().clone()
+    with torch.no_grad():
+        net.flat.add_(1.0)
+    target.track(net, torch.tensor([[0.25], [1.0]]))
+    torch.testing.assert_close(target.flat[0], start[0] + 0.25)
+    torch.testing.assert_close(target.flat[1], start[1] + 1.0)
+    target.track(net, 0.5)
+    torch.testing.assert_close(target.flat[0], start[0] + 0.625)
+
+
+def test_initial_weights_depend_on_the_seed_alone_and_are_those_of_torch_linear() -> None:
+    together = StackedMLP((50, 200, 3), [3, 9], "actor")
+    alone = StackedMLP((50, 200, 3), [9], "actor")
+    assert torch.equal(together.flat[1], alone.flat[0])
+    assert not torch.equal(alone.flat, StackedMLP((50, 200, 3), [9], "critic").flat)
+    hidden = alone.flat.detach()[0, 0, : 51 * 200]
+    assert hidden.abs().max() <= 1 / math.sqrt(50)
+    assert abs(hidden.std().item() - 1 / math.sqrt(3 * 50)) < 0.003
+
+
+def test_matmul_choice_is_described_and_float32() -> None:
+    previous = torch.get_float32_matmul_precision()
+    try:
+        assert select_matmul("auto")
+        a, b = torch.randn(4, 64, 64), torch.randn(4, 64, 64)
+        assert (torch.bmm(a, b) - torch.bmm(a.double(), b.double())).abs().max() < 1e-3
+        assert select_matmul("default") == "default"
+        assert torch.get_float32_matmul_precision() == "highest"
+        with pytest.raises(SpecError, match="matmul"):
+            select_matmul("fast")
+    finally:
+        torch.set_float32_matmul_precision(previous)
