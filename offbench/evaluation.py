@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from offbench.errors import IncompatibleError, MissingExtraError, SpecError
+from offbench.storage import finite_or_none
 
 if TYPE_CHECKING:
     from offbench.datasets import Dataset
@@ -46,6 +47,17 @@ class Episode:
     total_reward: float
     length: int
     terminated: bool
+
+    def row(self, step: int) -> dict[str, Any]:
+        """The line of evaluations.jsonl; `step` is the number of updates before the evaluation."""
+        return {
+            "step": step,
+            "episode": self.episode,
+            "seed": self.seed,
+            "return": finite_or_none(self.total_reward),
+            "length": self.length,
+            "terminated": self.terminated,
+        }
 
 
 def episode_seed(run_seed: int, step: int, episode: int) -> int:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from offbench.errors import StorageError
-from offbench.storage import read_json, write_json
+from offbench.storage import keep_rows, read_json, write_json
 
 # Part of every run's identity: raised when the meaning of a stored number changes.
 SCHEMA_VERSION = 1
@@ -186,6 +186,23 @@ class RunFolder:
         status = {key: value for key, value in merged.items() if value is not None}
         write_json(self.status_file, status)
         return status
+
+    def rewind(self, step: int, metrics_rows: int, evaluation_rows: int) -> None:
+        """Drop the rows that were written after the checkpoint of `step`, which precedes its evaluation.
+
+        Args:
+            metrics_rows, evaluation_rows: how many rows the checkpoint says there were.
+
+        Raises:
+            StorageError: rows are missing.
+        """
+        for file, before, count in (
+            (self.metrics_file, step + 1, metrics_rows),
+            (self.evaluations_file, step, evaluation_rows),
+        ):
+            kept = keep_rows(file, lambda row, before=before: int(row["step"]) < before)  # type: ignore[misc]
+            if kept != count:
+                raise StorageError(f"{file} has {kept} rows, the checkpoint says {count}")
 
 
 def now() -> str:

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import re
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
 
-from offbench.errors import IncompatibleError, OffbenchError, SpecError
+from offbench.errors import IncompatibleError, SpecError
 from offbench.runs import DatasetSpec, RunSpec
 from offbench.storage import storage_errors
+from offbench.suite_reading import Loader, at, explain, require_known
 
 if TYPE_CHECKING:
     from offbench.algorithms.base import Algorithm
@@ -164,7 +162,7 @@ class Suite(_Strict):
         try:
             super().__init__(**values)
         except ValidationError as error:
-            raise _explain(error) from None
+            raise explain(error, Suite) from None
 
     @field_validator("name")
     @classmethod
@@ -194,7 +192,7 @@ class Suite(_Strict):
         with storage_errors("read", path):
             text = path.read_text(encoding="utf-8")
         try:
-            values = yaml.load(text, Loader=_Loader)
+            values = yaml.load(text, Loader=Loader)
             if not isinstance(values, dict):
                 raise SpecError("a suite file holds a mapping", fix="start it with `name: my-study`")
             return cls(**{str(key): value for key, value in values.items()})
@@ -227,7 +225,7 @@ class Suite(_Strict):
         skipped: list[str] = []
         problems: list[IncompatibleError] = []
         for index, reference in enumerate(self.datasets):
-            with _at(f"datasets[{index}]"):
+            with at(f"datasets[{index}]"):
                 dataset, spec = _load(reference)
                 known_as = dataset.name if Path(reference.id).exists() else reference.id
             for number, algorithm in enumerate(classes):
@@ -256,13 +254,13 @@ class Suite(_Strict):
         from offbench.algorithms.batches import Preprocessing
 
         reference = self.algorithms[index]
-        with _at(f"algorithms[{index}]"):
+        with at(f"algorithms[{index}]"):
             algorithm = get_algorithm(reference.name)
         known = [field.name for field in dataclasses.fields(algorithm.config_class)]
-        _require_known(f"algorithms[{index}].config", reference.config, known)
+        require_known(f"algorithms[{index}].config", reference.config, known)
         steps = [field.name for field in dataclasses.fields(Preprocessing)]
-        _require_known("preprocessing", self.preprocessing, steps)
-        _require_known(f"algorithms[{index}].preprocessing", reference.preprocessing, steps)
+        require_known("preprocessing", self.preprocessing, steps)
+        require_known(f"algorithms[{index}].preprocessing", reference.preprocessing, steps)
         return algorithm
 
     def _require_distinct_labels(self) -> None:
@@ -287,9 +285,9 @@ class Suite(_Strict):
 
         reference = self.algorithms[number]
         check_compatible(algorithm, dataset)
-        with _at(f"algorithms[{number}].config"):
+        with at(f"algorithms[{number}].config"):
             config, source = resolve_config(reference.name, known_as, reference.preset, reference.config)
-        with _at(f"algorithms[{number}].preprocessing"):
+        with at(f"algorithms[{number}].preprocessing"):
             # What the preset's source did, unless the suite says otherwise.
             published = source["preprocessing"]
             preprocessing = Preprocessing(**{**published, **self.preprocessing, **reference.preprocessing})
@@ -366,93 +364,3 @@ def _require_distinct_runs(runs: list[RunSpec]) -> None:
                 "remove one of them from the suite",
             )
         seen[run.hash] = run
-
-
-# --- Errors with their place in the file ---
-
-
-@contextlib.contextmanager
-def _at(place: str) -> Iterator[None]:
-    """Put the place in the suite in front of the errors of a block."""
-    try:
-        yield
-    except OffbenchError as error:
-        error.what = f"{place}: {error.what}"
-        error.args = (error.what, *error.args[1:])
-        raise
-
-
-def _require_known(place: str, values: Mapping[str, Any], known: list[str]) -> None:
-    for key in values:
-        if key not in known:
-            raise _unknown_key(f"{place}.{key}", key, known)
-
-
-def _unknown_key(place: str, key: str, known: list[str]) -> SpecError:
-    near = get_close_matches(key, known, n=1, cutoff=0.5)
-    why = f"did you mean {near[0]!r}?" if near else ""
-    return SpecError(f"{place}: unknown key {key!r}", why, f"known: {', '.join(known)}")
-
-
-def _explain(error: ValidationError) -> SpecError:
-    """A pydantic error as ours: the first problem in full, the others by name."""
-    problems = [_problem(detail) for detail in error.errors(include_url=False)]
-    first = problems[0]
-    if len(problems) == 1:
-        return first
-    others = "; ".join(problem.what for problem in problems[1:4])
-    return SpecError(first.what, f"{first.why}; also: {others}".lstrip("; "), first.fix)
-
-
-def _problem(detail: Any) -> SpecError:
-    place = _place(detail["loc"])
-    if detail["type"] == "extra_forbidden":
-        return _unknown_key(place, str(detail["loc"][-1]), list(_model_at(detail["loc"][:-1]).model_fields))
-    if detail["type"] == "missing":
-        return SpecError(f"{place}: this key is missing")
-    message = detail["msg"].removeprefix("Value error, ").removeprefix("Input ")
-    shown = repr(detail["input"])
-    shown = shown if len(shown) <= 60 else shown[:57] + "..."
-    return SpecError(f"{place}: {shown}: {message}")
-
-
-def _place(location: tuple[str | int, ...]) -> str:
-    text = ""
-    for part in location:
-        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
-    return text or "suite"
-
-
-def _model_at(location: tuple[str | int, ...]) -> type[BaseModel]:
-    """The model whose fields are allowed at a location inside a suite."""
-    model: type[BaseModel] = Suite
-    for part in location:
-        if isinstance(part, str) and part in model.model_fields:
-            found = _inner_model(model.model_fields[part].annotation)
-            model = found or model
-    return model
-
-
-def _inner_model(annotation: Any) -> type[BaseModel] | None:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    if get_origin(annotation) is not None:
-        return next((found for arg in get_args(annotation) if (found := _inner_model(arg))), None)
-    return None
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML with numbers like 3e-4 (plain PyYAML reads a string) and no duplicate keys."""
-
-    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        for key in keys:
-            if keys.count(key) > 1:
-                line = node.start_mark.line + 1
-                raise SpecError(f"key {key!r} appears twice in the mapping that starts in line {line}")
-        return super().construct_mapping(node, deep)
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
-)

@@ -16,7 +16,7 @@ from offbench.algorithms.batches import LaneSampler, Preprocessing, TransitionBu
 from offbench.checkpoint import load_checkpoint, save_checkpoint
 from offbench.datasets import Dataset
 from offbench.errors import DatasetError, SpecError, StorageError
-from offbench.evaluation import EnvironmentPool, Episode, episode_seed, evaluate
+from offbench.evaluation import EnvironmentPool, episode_seed, evaluate
 from offbench.events import (
     Evaluated,
     GroupProgress,
@@ -31,7 +31,7 @@ from offbench.groups import Group
 from offbench.policy import lane_policy, save_policy
 from offbench.results import score
 from offbench.runs import RunStore, now
-from offbench.storage import append_rows, finite_or_none, keep_rows, sync_file, write_json
+from offbench.storage import append_rows, finite_or_none, sync_file, write_json
 
 _REPORT_SECONDS = 0.5
 # Prefix of the log's pending values inside a checkpoint.
@@ -195,9 +195,7 @@ class _GroupTraining:
             return
         self._drop_diverged()
         names = sorted(self.latest)
-        if not names:
-            return
-        values = torch.stack([self.latest[name].float() for name in names]).cpu().tolist()
+        values = [self.latest[name].tolist() for name in names]
         for lane, folder in enumerate(self.folders):
             if self.active[lane]:
                 row = {name: finite_or_none(value[lane]) for name, value in zip(names, values, strict=True)}
@@ -242,7 +240,7 @@ class _GroupTraining:
             return False
         for folder, episodes in zip(self.folders, results, strict=True):
             if episodes:
-                append_rows(folder.evaluations_file, [_row(self.step, episode) for episode in episodes])
+                append_rows(folder.evaluations_file, [episode.row(self.step) for episode in episodes])
         returns = [episode.total_reward for episodes in results for episode in episodes]
         mean = sum(returns) / len(returns)
         self.emit(Evaluated(self.group.hash, self.group.title, self.step, mean, time.perf_counter() - started))
@@ -277,8 +275,7 @@ class _GroupTraining:
             step, tensors, extra = loaded
             for lane, folder in enumerate(self.folders):
                 if self.active[lane]:
-                    self._restore_rows(lane, folder.metrics_file, extra["metrics_rows"], step + 1)
-                    self._restore_rows(lane, folder.evaluations_file, extra["evaluation_rows"], step)
+                    folder.rewind(step, extra["metrics_rows"], extra["evaluation_rows"])
             latest = {name: value for name, value in tensors.items() if name.startswith(_LATEST)}
             state = {name: value for name, value in tensors.items() if name not in latest}
             self.algorithm.load_state_dict(state)
@@ -295,18 +292,13 @@ class _GroupTraining:
                 self._fail(lane, message)
         return True
 
-    def _restore_rows(self, lane: int, file: Any, counts: list[int], before: int) -> None:
-        kept = keep_rows(file, lambda row: int(row["step"]) < before)
-        if kept != counts[lane]:
-            raise StorageError(f"{file} has {kept} rows, the checkpoint says {counts[lane]}")
-
     def _begin(self) -> None:
         """Start from update 0 with empty files."""
         shutil.rmtree(self.group_folder / "checkpoint", ignore_errors=True)
         for lane, folder in enumerate(self.folders):
             if self.active[lane]:
-                for file in (folder.metrics_file, folder.evaluations_file):
-                    file.unlink(missing_ok=True)
+                folder.metrics_file.unlink(missing_ok=True)
+                folder.evaluations_file.unlink(missing_ok=True)
 
     def _mark_running(self) -> None:
         started = now()
@@ -346,14 +338,12 @@ class _GroupTraining:
             return
         tensors = self.algorithm.state_dict()
         tensors |= {_LATEST + name: value for name, value in self.latest.items()}
-        log_every = int(self.protocol["log_every"])
-        logged = self.step // log_every + (self.step == self.updates and self.step % log_every > 0)
         extra = {
             "runs": [run.hash for run in self.runs],
             "seconds": self._elapsed(),
             "failed": self.outcome.failed,
-            "metrics_rows": [logged if self.latest else 0] * len(self.runs),
-            "evaluation_rows": [self._evaluation_rows()] * len(self.runs),
+            "metrics_rows": self._log_points(),
+            "evaluation_rows": self._episodes_before(),
         }
         for lane, folder in enumerate(self.folders):
             if self.active[lane]:
@@ -364,8 +354,13 @@ class _GroupTraining:
             if self.active[lane]:
                 folder.update_status(step=self.step, seconds=round(self._elapsed(), 3))
 
-    def _evaluation_rows(self) -> int:
-        """Rows of evaluations before this step."""
+    def _log_points(self) -> int:
+        """Rows of a lane's metrics.jsonl after this step."""
+        every = int(self.protocol["log_every"])
+        return self.step // every + (self.step == self.updates and self.step % every > 0)
+
+    def _episodes_before(self) -> int:
+        """Rows of a lane's evaluations.jsonl before this step's evaluation."""
         if self.pool is None:
             return 0
         every = int(self.protocol["evaluate_every"])
@@ -419,14 +414,3 @@ class _GroupTraining:
             return None
         returns = self.final_returns[lane]
         return finite_or_none(sum(returns) / len(returns))
-
-
-def _row(step: int, episode: Episode) -> dict[str, Any]:
-    return {
-        "step": step,
-        "episode": episode.episode,
-        "seed": episode.seed,
-        "return": finite_or_none(episode.total_reward),
-        "length": episode.length,
-        "terminated": episode.terminated,
-    }

@@ -44,7 +44,7 @@ def test_workers_give_the_same_bits_as_this_process(make_suite: Callable[..., Su
 def test_a_worker_that_is_killed_fails_its_group_only_and_is_replaced(
     make_suite: Callable[..., Suite], tmp_path: Path
 ) -> None:
-    suite = two_groups(make_suite, updates=4000, evaluate_every=2000, checkpoint_every=2000, log_every=500)
+    suite = two_groups(make_suite, updates=1500, evaluate_every=1000, checkpoint_every=1000, log_every=500)
     killed: list[str] = []
 
     def kill_first(event: Event) -> None:
@@ -81,7 +81,7 @@ def test_an_error_in_a_worker_arrives_as_text(make_suite: Callable[..., Suite], 
 
 
 def test_sigint_stops_the_workers_and_the_next_call_resumes(make_suite: Callable[..., Suite], tmp_path: Path) -> None:
-    suite = make_suite(protocol={"updates": 4000, "evaluate_every": 2000, "checkpoint_every": 2000})
+    suite = make_suite(protocol={"updates": 2000, "evaluate_every": 1500, "checkpoint_every": 1500})
     run_suite(suite, tmp_path / "whole", workers=0, device="cpu", matmul="default")
 
     def interrupt(event: Event) -> None:
