@@ -67,4 +67,4 @@ bench: $(VENV)/.installed-dev
 	@$(BIN)/python benchmarks/training_speed.py $(BENCH_ARGS)
 
 clean:
-	@rm -rf build dist demo *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	@rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -83,10 +85,10 @@ def root_options(
 @app.command()
 @examples(
     "offbench demo",
-    "offbench demo --seeds 2 --updates 500 -o demo_short",
+    "offbench demo --seeds 2 --updates 500 -o runs_short",
 )
 def demo(
-    root: Root = Path("demo"),
+    root: Root = Path("runs"),
     workers: Workers = None,
     device: Device = "auto",
     seeds: Seeds = None,
@@ -106,10 +108,11 @@ def demo(
     say(f"{suite.name}: {_size(suite)}; results go to {root}")
     outcome = _run(suite, root, workers, device, None, report=True)
     outcome.show(as_json=False)
+    program = _program()
     say("next, try:")
-    say(f"  offbench status {root}")
-    say("  offbench data info pendulum/medium-replay")
-    say("  offbench train iql hopper/medium-replay --seeds 3 --updates 20000 --evaluate-every 4000 -c expectile=0.8")
+    say(f"  {program} status {root}")
+    say(f"  {program} data info pendulum/medium-replay")
+    say(f"  {program} train iql hopper/medium-replay --seeds 3 --updates 20000 -c expectile=0.8")
     _exit(outcome)
 
 
@@ -210,7 +213,7 @@ def train(
 @app.command()
 @examples(
     "offbench status",
-    "offbench status demo --json",
+    "offbench status runs --json",
 )
 def status(
     root: Annotated[Path, typer.Argument(help="The folder that was given to run or train as --root.")] = Path("runs"),
@@ -239,7 +242,7 @@ def status(
 @app.command()
 @examples(
     "offbench report",
-    "offbench report demo --output report",
+    "offbench report runs --output report",
 )
 def report(
     root: Annotated[Path, typer.Argument(help="The folder that was given to run or train as --root.")] = Path("runs"),
@@ -345,6 +348,14 @@ def _exit(outcome: Outcome) -> None:
             "; ".join(f"{title}: {message}" for title, message in list(failed.items())[:3]),
             "run the same command again: it tries only the failed runs",
         )
+
+
+def _program() -> str:
+    """How to call this command from here: its path where it is not on the search path (`make demo`)."""
+    if shutil.which("offbench"):
+        return "offbench"
+    path = Path(sys.argv[0]).absolute()
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
 
 
 def _size(suite: Suite) -> str:

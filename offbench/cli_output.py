@@ -9,6 +9,7 @@ import os
 import sys
 import tempfile
 import traceback
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -160,12 +161,19 @@ def report_crash(error: Exception, debug: bool) -> None:
     say("  this is a bug of offbench: please report it with that file")
 
 
+def _show_warning(message: Warning | str, *place: Any) -> None:
+    """Python's warnings without the line of code that they came from."""
+    say(f"warning: {message}", "yellow")
+
+
 class ErrorGroup(TyperGroup):
     """A command group that turns exceptions into messages and exit statuses, for every command below it."""
 
     def invoke(self, ctx: Any) -> Any:
         try:
-            return super().invoke(ctx)
+            with warnings.catch_warnings():
+                warnings.showwarning = _show_warning
+                return super().invoke(ctx)
         except OffbenchError as error:
             if ctx.params.get("debug"):
                 traceback.print_exc()
