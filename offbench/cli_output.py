@@ -161,7 +161,9 @@ def report_crash(error: Exception, debug: bool) -> None:
     say("  this is a bug of offbench: please report it with that file")
 
 
-def _show_warning(message: Warning | str, *place: Any) -> None:
+def _show_warning(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, file: Any = None, line: Any = None
+) -> None:
     """Python's warnings without the line of code that they came from."""
     say(f"warning: {message}", "yellow")
 
