@@ -48,7 +48,7 @@ class Plan:
     Attributes:
         environment: Gymnasium id.
         algorithm: class of Stable-Baselines3, "SAC" or "PPO".
-        steps: environment steps of training.
+        steps: environment steps of training, unless --steps says otherwise.
         every: steps between snapshots; step 0 (untrained) is one.
         hyperparameters: keyword arguments of the algorithm that differ from its defaults.
         hidden: sizes of the exported policy network; `critic` those of the critic.
@@ -146,7 +146,7 @@ def make_model(plan: Plan, seed: int) -> Any:
     )
 
 
-def train(name: str, seed: int, folder: Path) -> None:
+def train(name: str, seed: int, steps: int, folder: Path) -> None:
     """Trains and saves Stable-Baselines3 snapshots as <name>_s<seed>_<steps>.zip in `folder`."""
     plan = PLANS[name]
     model = make_model(plan, seed)
@@ -163,10 +163,10 @@ def train(name: str, seed: int, folder: Path) -> None:
 
         def save(self) -> None:
             self.model.save(folder / f"{name}_s{seed}_{self.num_timesteps}.zip")
-            print(f"{name}: {self.num_timesteps} of {plan.steps} steps", flush=True)
+            print(f"{name}: {self.num_timesteps} of {steps} steps", flush=True)
 
     folder.mkdir(parents=True, exist_ok=True)
-    model.learn(plan.steps, callback=SaveSnapshots())
+    model.learn(steps, callback=SaveSnapshots())
 
 
 def read_snapshots(name: str, seed: int, folder: Path) -> dict[int, dict[str, Any]]:
@@ -294,10 +294,10 @@ def export(name: str, seed: int, snapshots: Path, out: Path, *, episodes: int, n
             "activation": plan.activation,
         },
         "training": {
-            "command": f"python -m offbench.datasets.train_behaviours {name} --seed {seed} --out DIR",
+            "command": f"python -m offbench.datasets.train_behaviours {name} --seed {seed} "
+            f"--steps {max(states)} --out DIR",
             "algorithm": plan.algorithm,
-            "steps_planned": plan.steps,
-            "steps_of_last_snapshot": max(states),
+            "steps": max(states),
             "snapshot_every": plan.every,
             "seed": seed,
             "parallel_environments": plan.parallel,
@@ -327,6 +327,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m offbench.datasets.train_behaviours", description=__doc__)
     parser.add_argument("name", choices=sorted(PLANS))
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--steps", type=int, help="environment steps of training (default: the plan's)")
     parser.add_argument("--out", type=Path, required=True, help="folder for the weights and behaviours.json")
     parser.add_argument("--snapshots", type=Path, help="folder of the training snapshots (default: OUT/snapshots)")
     parser.add_argument("--export-only", action="store_true", help="export the snapshots that are there")
@@ -335,7 +336,7 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     snapshots = options.snapshots or options.out / "snapshots"
     if not options.export_only:
-        train(options.name, options.seed, snapshots)
+        train(options.name, options.seed, options.steps or PLANS[options.name].steps, snapshots)
     export(options.name, options.seed, snapshots, options.out, episodes=options.episodes, note=options.note)
 
 
