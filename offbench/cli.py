@@ -369,9 +369,10 @@ def _override(suite: Suite, *, seeds: str | None = None, updates: int | None = N
     if seeds is not None:
         values["seeds"] = _parse_seeds(seeds)
     if updates is not None:
-        values["protocol"]["updates"] = updates
-        every = values["protocol"]["evaluate_every"]
-        values["protocol"]["evaluate_every"] = every and min(every, updates)
+        protocol = values["protocol"]
+        if protocol["evaluate_every"] is not None:  # as many evaluations as before
+            protocol["evaluate_every"] = max(1, protocol["evaluate_every"] * updates // protocol["updates"])
+        protocol["updates"] = updates
     return Suite(**values)
 
 

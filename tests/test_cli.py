@@ -193,6 +193,17 @@ def test_train(tmp_path: Path) -> None:
     assert len(list(tmp_path.glob("train/bc/cartpole_random/s[03]-*/policy/policy.json"))) == 2
 
 
+def test_a_shorter_demo_has_as_many_evaluations() -> None:
+    from offbench.api import load_suite
+    from offbench.cli import _override
+
+    full, short = load_suite("demo"), _override(load_suite("demo"), seeds="2", updates=500)
+    assert short.seeds == [0, 1]
+    evaluations = [s.protocol.updates // s.protocol.resolved()["evaluate_every"] for s in (full, short)]
+    assert evaluations[0] == evaluations[1]
+    assert short.algorithms == full.algorithms
+
+
 # --- what users get wrong ---
 
 
