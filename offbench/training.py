@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import time
 from collections.abc import Callable, Mapping
@@ -408,6 +409,8 @@ class _GroupTraining:
             self.outcome.finished.append(run.hash)
             self.emit(RunFinished(run.hash, run.title, run.seed, mean, normalized, seconds))
         shutil.rmtree(self.group_folder, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            self.group_folder.parent.rmdir()  # fails while other groups are there
 
     def _final_mean(self, lane: int) -> float | None:
         if self.pool is None:

@@ -40,7 +40,7 @@ def test_a_run_folder_holds_everything(make_suite: Callable[..., Suite], data: d
     status = folder.status()
     assert (status["state"], status["step"], status["lanes"]) == ("done", 24, 2)
     environment = json.loads(folder.environment_file.read_text())
-    assert environment["packages"]["torch"] == torch.__version__.split("+")[0] or environment["packages"]["torch"]
+    assert environment["packages"]["torch"] == torch.__version__
     assert environment["matmul"] == "default"
     assert [row["step"] for row in read_rows(folder.metrics_file)] == [5, 10, 15, 20, 24]
     steps = [(row["step"], row["episode"]) for row in read_rows(folder.evaluations_file)]
@@ -50,7 +50,7 @@ def test_a_run_folder_holds_everything(make_suite: Callable[..., Suite], data: d
     assert len(final) == 3
     assert status["final_return"] == pytest.approx(final["return"].mean())
     assert status["final_score"] == pytest.approx((final["return"].mean() + 1500) / 14)
-    assert not (tmp_path / "study" / "_groups").exists() or not list((tmp_path / "study" / "_groups").iterdir())
+    assert not (tmp_path / "study" / "_groups").exists()
 
 
 def test_a_finished_suite_starts_nothing_and_a_larger_one_only_the_new_runs(
