@@ -24,7 +24,7 @@ from offbench.algorithms.networks import select_matmul
 from offbench.device import select_device
 from offbench.errors import RunError, SpecError
 from offbench.events import Listener, SuiteFinished, SuiteStarted, Warned, ignore
-from offbench.groups import Group, form_groups
+from offbench.groups import Group, forget_finished, form_groups, record_groups
 from offbench.results import record_cells
 from offbench.runs import RunSpec, RunStore
 from offbench.storage import FolderLock
@@ -130,6 +130,8 @@ def run_suite(
         for warning in warnings:
             on_event(Warned(suite.name, warning))
         outcomes: list[GroupOutcome] = []
+        if groups:
+            record_groups(store, suite.name, groups)
         with _Interrupts() as interrupts:
             if groups and workers == 0:
                 _run_here(groups, store.root, chosen, on_event, interrupts, outcomes)
@@ -144,6 +146,7 @@ def run_suite(
             )
         summary.interrupted = interrupts.asked
         summary.left = summary.total - len(done) - len(summary.finished) - len(summary.failed)
+        forget_finished(store, suite.name)
         summary.seconds = time.perf_counter() - started
         on_event(
             SuiteFinished(

@@ -56,20 +56,17 @@ class Group:
         return int(self.runs[0].protocol["updates"])
 
     def folder(self, store: RunStore) -> Path:
-        """Where the group keeps its record and checkpoint until it is finished."""
+        """Where the group keeps its checkpoint until it is finished."""
         return store.groups(self.runs[0].study) / self.hash[:16]
 
-    def record(self, store: RunStore) -> None:
-        """Write group.json, from which `recorded_groups` re-forms the group."""
-        write_json(
-            self.folder(store) / "group.json",
-            {
-                "runs": [run.to_json() for run in self.runs],
-                "checkpoint_every": self.checkpoint_every,
-                "matmul": self.matmul,
-                "threads": self.threads,
-            },
-        )
+    def to_json(self) -> dict[str, Any]:
+        """What `from_json` rebuilds the group from."""
+        return {
+            "runs": [run.to_json() for run in self.runs],
+            "checkpoint_every": self.checkpoint_every,
+            "matmul": self.matmul,
+            "threads": self.threads,
+        }
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Group:
@@ -81,30 +78,48 @@ class Group:
             raise StorageError("a group's record is damaged", repr(error)) from error
 
 
-def recorded_groups(store: RunStore, study: str) -> tuple[list[Group], list[str]]:
-    """The unfinished groups of a study, and warnings about records that cannot be read.
+def _plan_file(store: RunStore, study: str) -> Path:
+    return store.groups(study) / "plan.json"
 
-    Folders of finished groups, left by a crash during the clean-up, of groups that did not reach a checkpoint and
-    unreadable ones are removed: their unfinished runs start anew and may be grouped differently.
+
+def record_groups(store: RunStore, study: str, groups: Sequence[Group]) -> None:
+    """Write the plan of all groups, in one file and before any of them trains.
+
+    An interruption at any later moment, also between two groups, then resumes with the same groups. Unfinished
+    groups of an earlier version of the suite stay in the plan unless their runs are in the new ones.
     """
-    groups, warnings = [], []
-    folders = sorted(store.groups(study).iterdir()) if store.groups(study).is_dir() else []
-    for folder in folders:
-        if not folder.is_dir():
-            continue
-        try:
-            group = Group.from_json(read_json(folder / "group.json"))
-        except StorageError as error:
-            if (folder / "group.json").exists():
-                warnings.append(f"{folder / 'group.json'} cannot be used, its runs start anew: {error.what}")
-            shutil.rmtree(folder, ignore_errors=True)
-            continue
+    taken = {run.hash for group in groups for run in group.runs}
+    earlier, _ = recorded_groups(store, study)
+    kept = [group for group in earlier if not any(run.hash in taken for run in group.runs)]
+    write_json(_plan_file(store, study), {"groups": [group.to_json() for group in [*groups, *kept]]})
+
+
+def forget_finished(store: RunStore, study: str) -> None:
+    """Remove the plan and what is left of its groups once all of them are finished."""
+    if not recorded_groups(store, study)[0]:
+        shutil.rmtree(store.groups(study), ignore_errors=True)
+
+
+def recorded_groups(store: RunStore, study: str, max_lanes: int | None = None) -> tuple[list[Group], list[str]]:
+    """The planned groups of a study that are not finished, and a warning if the plan cannot be read.
+
+    A group with more than `max_lanes` lanes is given up if it has neither a checkpoint nor a finished member, so
+    that one which does not fit into memory can be split.
+    """
+    file = _plan_file(store, study)
+    if not file.exists():
+        return [], []
+    try:
+        plan = [Group.from_json(value) for value in read_json(file)["groups"]]
+    except (StorageError, KeyError, TypeError) as error:
+        return [], [f"{file} cannot be used, its runs start anew: {error}"]
+    groups = []
+    for group in plan:
         done = [store.state(run) == "done" for run in group.runs]
-        if all(done) or not (any(done) or has_checkpoint(folder / "checkpoint")):
-            shutil.rmtree(folder, ignore_errors=True)
-        else:
+        begun = any(done) or has_checkpoint(group.folder(store) / "checkpoint")
+        if not all(done) and (begun or max_lanes is None or len(group.runs) <= max_lanes):
             groups.append(group)
-    return groups, warnings
+    return groups, []
 
 
 def form_groups(
@@ -127,6 +142,7 @@ def form_groups(
         workers: how many groups can train at the same time.
         max_lanes: most runs per new group. By default runs that fit together do train together, split only as
             far as it takes to give every worker something to do.
+        checkpoint_every, matmul, threads: of new groups, see `Group`.
 
     Returns:
         The groups, those with the most work first, and warnings.
@@ -134,7 +150,7 @@ def form_groups(
     unfinished = {run.hash: run for run in runs if store.state(run) != "done"}
     if not runs or not unfinished:
         return [], []
-    groups, warnings = recorded_groups(store, runs[0].study)
+    groups, warnings = recorded_groups(store, runs[0].study, max_lanes)
     groups = [group for group in groups if any(run.hash in unfinished for run in group.runs)]
     taken = {run.hash for group in groups for run in group.runs}
     cells: dict[str, list[RunSpec]] = {}

@@ -158,7 +158,6 @@ class _GroupTraining:
 
     def run(self) -> GroupOutcome:
         """Train to the end or to a stop."""
-        self.group.record(self.store)
         if not self._restore():
             self._begin()
         self._mark_running()

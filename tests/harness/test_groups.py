@@ -11,7 +11,7 @@ from conftest import TINY
 
 from offbench.algorithms import get_algorithm
 from offbench.algorithms.base import shareable_fields
-from offbench.groups import Group, form_groups
+from offbench.groups import Group, forget_finished, form_groups, record_groups, recorded_groups
 from offbench.runs import RunStore
 from offbench.suite import Suite
 
@@ -52,17 +52,49 @@ def test_only_settings_that_lanes_may_differ_in_share_a_group(make_suite: Callab
     assert sizes(apart, tmp_path, workers=1) == [2, 2]
 
 
-def test_grouping_is_deterministic_and_survives_its_record(make_suite: Callable[..., Suite], tmp_path: Path) -> None:
-    runs = make_suite(seeds=4).expand()
+def test_a_recorded_plan_is_followed_whatever_is_left_of_it(make_suite: Callable[..., Suite], tmp_path: Path) -> None:
+    """Three groups for one worker; when two are done, two idle workers must not split the third."""
+    store = RunStore(tmp_path)
+    suite = make_suite(algorithms=[{"name": "bc", "label": str(n), "config": {"hidden": [n]}} for n in (4, 8, 16)])
+    runs = suite.expand()
 
-    def form() -> list[Group]:
-        return form_groups(RunStore(tmp_path), runs, shareable=SHAREABLE, checkpoint_every=8, workers=2)[0]
+    def form(**options: Any) -> list[Group]:
+        return form_groups(store, runs, shareable=SHAREABLE, checkpoint_every=8, workers=2, **options)[0]
 
-    assert form() == form()
-    group = form()[0]
-    assert group.hash != Group(group.runs[::-1], 8).hash
-    group.record(RunStore(tmp_path))
-    import json
+    planned = form()
+    assert planned == form()
+    assert [len(group.runs) for group in planned] == [2, 2, 2]
+    record_groups(store, suite.name, planned)
+    for run in [*planned[0].runs, *planned[1].runs]:
+        store.folder(run).update_status(state="done")
+    assert form() == planned[2:]
+    assert [len(group.runs) for group in form(max_lanes=1)] == [1, 1]  # it has not begun, so it may be split
+    store.folder(planned[2].runs[0]).update_status(state="done")
+    assert form(max_lanes=1) == planned[2:]  # it has: its lanes stay together
+    forget_finished(store, suite.name)
+    assert store.groups(suite.name).exists()
+    store.folder(planned[2].runs[1]).update_status(state="done")
+    forget_finished(store, suite.name)
+    assert not store.groups(suite.name).exists()
 
-    stored = json.loads((group.folder(RunStore(tmp_path)) / "group.json").read_text())
-    assert Group.from_json(stored).hash == group.hash
+
+def test_a_new_version_of_a_suite_keeps_the_unfinished_groups_of_the_old_one(
+    make_suite: Callable[..., Suite], tmp_path: Path
+) -> None:
+    store = RunStore(tmp_path)
+    for seeds in ([0, 1], [5, 6]):
+        suite = make_suite(seeds=seeds)
+        groups, _ = form_groups(store, suite.expand(), shareable=SHAREABLE, checkpoint_every=8, workers=1)
+        record_groups(store, suite.name, groups)
+    seeds = [[run.seed for run in group.runs] for group in recorded_groups(store, suite.name)[0]]
+    assert seeds == [[5, 6], [0, 1]]
+
+
+def test_a_damaged_plan_is_told_and_its_runs_start_anew(make_suite: Callable[..., Suite], tmp_path: Path) -> None:
+    store, suite = RunStore(tmp_path), make_suite()
+    folder = store.groups(suite.name)
+    folder.mkdir(parents=True)
+    (folder / "plan.json").write_text('{"groups": [{"runs"')
+    groups, warnings = form_groups(store, suite.expand(), shareable=SHAREABLE, checkpoint_every=8, workers=1)
+    assert [len(group.runs) for group in groups] == [2]
+    assert "plan.json" in warnings[0]
