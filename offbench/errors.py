@@ -71,9 +71,7 @@ class MissingExtraError(OffbenchError):
     """
 
     def __init__(self, need: str, extra: str) -> None:
-        super().__init__(
-            f"{need} needs packages that are not installed", "", f"pip install 'offbench[{extra}]'"
-        )
+        super().__init__(f"{need} needs packages that are not installed", "", f"pip install 'offbench[{extra}]'")
         self.need, self.extra = need, extra
 
     def __reduce__(self) -> tuple[type, tuple[str, str]]:
