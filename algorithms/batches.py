@@ -180,7 +180,8 @@ class TransitionBuffer:
         """Actions as columns: indices from 0, or the Box mapped to [-1, 1]."""
         if self.space.discrete:
             return actions.reshape(-1, 1) - self.space.action_start
-        low, high = np.float32(self.space.action_low), np.float32(self.space.action_high)
+        low = np.array(self.space.action_low, np.float32)
+        high = np.array(self.space.action_high, np.float32)
         return (actions.reshape(len(actions), -1) - (high + low) / 2) / ((high - low) / 2)
 
     def draw_indices(self, rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
@@ -256,9 +257,8 @@ class LaneSampler:
             draws = []
             for seed in self._seeds:
                 rng = generator(seed, f"noise/{name}", block)
-                shape = (BLOCK, *spec.shape)
-                normal = spec.kind == "normal"
-                draws.append(rng.standard_normal(shape, np.float32) if normal else rng.random(shape, np.float32))
+                draw = rng.standard_normal if spec.kind == "normal" else rng.random
+                draws.append(draw((BLOCK, *spec.shape), np.float32))
             self._drawn[name] = self._to_device(np.stack(draws, 1))
 
     def _to_device(self, array: np.ndarray) -> tuple[Tensor, ...]:

@@ -206,7 +206,7 @@ class StackedMLP:
         if not self._all_members(member):
             return x
         lanes, batch, inputs = x.shape
-        return x.unsqueeze(1).expand(lanes, self.members, batch, inputs).reshape(-1, batch, inputs)
+        return x.unsqueeze(1).expand(lanes, self.members or 1, batch, inputs).reshape(-1, batch, inputs)
 
     def _shape(self, x: Tensor, member: int | None) -> tuple[int, ...]:
         lanes, batch, _ = x.shape

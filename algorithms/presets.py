@@ -21,7 +21,7 @@ CLASSES = ("one", "tuned")
 @cache
 def load_presets(algorithm: str) -> Mapping[str, Any]:
     """The presets file of an algorithm: {"default": name, "presets": {name: {class, source, rows}}}; may be empty."""
-    file = files("offbench.algorithms").joinpath("presets", f"{algorithm}.yaml")
+    file = files("offbench.algorithms") / "presets" / f"{algorithm}.yaml"
     if not file.is_file():
         return {}
     content = yaml.safe_load(file.read_text("utf-8"))
