@@ -84,6 +84,8 @@ class Recipe:
 
 
 def _recipes() -> dict[str, Recipe]:
+    # Experts play their mode, as in Schweighofer et al. 2022; the other policies are sampled.
+    expert = Part("expert", 1, stochastic=False)
     replay = (Part("random", 0.1), *(Part(f"replay-{i}", 0.9 / 8) for i in range(8)))
     recipes = []
     for family, environment, sizes in (
@@ -94,7 +96,7 @@ def _recipes() -> dict[str, Recipe]:
         recipes += [
             Recipe(f"{family}/random", environment, small, (Part("random", 1),), "uniformly random actions"),
             Recipe(f"{family}/medium", environment, large, (Part("medium", 1),), "a half-trained SAC policy"),
-            Recipe(f"{family}/expert", environment, large, (Part("expert", 1),), "the best SAC policy"),
+            Recipe(f"{family}/expert", environment, large, (expert,), "the best SAC policy, deterministic"),
             Recipe(
                 f"{family}/medium-replay",
                 environment,
@@ -103,7 +105,6 @@ def _recipes() -> dict[str, Recipe]:
                 "random actions, then SAC policies from untrained to medium, like a replay buffer",
             ),
         ]
-    expert = Part("expert", 1, stochastic=False)
     mixed = (Part("random", 0.8), Part("expert", 0.2, stochastic=False))
     recipes += [
         Recipe("cartpole/random", "CartPole-v1", 50_000, (Part("random", 1),), "uniformly random actions"),
