@@ -231,16 +231,33 @@ def write_reports(root: str | Path, output: str | Path | None = None) -> dict[st
     reports = {}
     for study, rows in results.groupby("study", sort=False):
         members = [(folder, spec) for folder, spec in runs if spec.study == study]
+        folder = members[0][0].path.parents[2]
         protocols = {json.dumps(dict(spec.protocol), sort_keys=True) for _, spec in members}
         reports[str(study)] = write_report(
-            rows,
-            members[0][0].path.parents[2] / "report" if output is None else Path(output) / str(study),
+            in_suite_order(rows, folder),
+            folder / "report" if output is None else Path(output) / str(study),
             title=str(study),
             protocol=json.loads(protocols.pop()) if len(protocols) == 1 else None,
             datasets=_dataset_facts([spec for _, spec in members]),
             incomplete=[spec.title for folder, spec in members if folder.status()["state"] != "done"],
         )
     return reports
+
+
+def in_suite_order(results: pd.DataFrame, folder: Path) -> pd.DataFrame:
+    """Results of one study with datasets and algorithms in the order of its suite, which tables and plots keep.
+
+    The study's folder remembers the order of its cells; rows of unknown cells come last.
+    """
+    from offbench.storage import read_json
+
+    file = folder / "cells.json"
+    if not file.exists():
+        return results
+    rank = {cell: number for number, cell in enumerate(read_json(file))}
+    cells = results["algorithm"] + " on " + results["dataset"]
+    order = cells.map(lambda cell: rank.get(cell, len(rank)))
+    return results.loc[order.sort_values(kind="stable").index]
 
 
 def _dataset_facts(specs: Sequence[RunSpec]) -> dict[str, dict[str, Any]]:

@@ -295,7 +295,7 @@ class Outcome:
 def _run(suite: Suite, root: Path, workers: int | None, device: str, max_lanes: int | None, report: bool) -> Outcome:
     """Build the datasets, run the suite with a progress display, and gather what was made."""
     from offbench.analysis import ScoreTable
-    from offbench.api import write_reports
+    from offbench.api import in_suite_order, write_reports
     from offbench.cli_lookup import build_datasets
     from offbench.execution import run_suite
     from offbench.progress import ProgressDisplay
@@ -331,7 +331,7 @@ def _run(suite: Suite, root: Path, workers: int | None, device: str, max_lanes: 
             values["report"] = files.html
             tables = [files.dataset_table, files.aggregate_table]
         else:
-            tables = [dataset_table(ScoreTable.from_runs(results))]
+            tables = [dataset_table(ScoreTable.from_runs(in_suite_order(results, summary.folder)))]
         values["scores"] = tables[0].records.to_dict("records")
     return Outcome(values, tables)
 

@@ -159,6 +159,12 @@ def test_run_reports_what_it_did(trained: tuple[Path, dict[str, Any]]) -> None:
     _, outcome = trained
     assert outcome["runs"] == {"total": 8, "done": 8, "finished_now": 8, "failed": 0, "left": 0}
     assert {(row["algorithm"], row["seeds"]) for row in outcome["scores"]} == {("bc", 2), ("iql", 2)}
+    assert [(row["dataset"], row["algorithm"]) for row in outcome["scores"]] == [  # the order of the suite
+        ("pendulum/random", "bc"),
+        ("pendulum/random", "iql"),
+        ("cartpole/random", "bc"),
+        ("cartpole/random", "iql"),
+    ]
     assert Path(outcome["report"]).is_file()
 
 
