@@ -9,7 +9,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from offbench.errors import DatasetError, OffbenchError, SpecError, UnknownNameError
+from offbench.errors import DatasetError, OffbenchError, RunError, SpecError, UnknownNameError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -135,7 +135,8 @@ def train(
         protocol: keys of `offbench.Protocol`, e.g. updates=20_000, batch_size=64, evaluate_every=2_000.
 
     Raises:
-        OffbenchError: a name, key or value is wrong, or a run failed.
+        OffbenchError: a name, key or value is wrong.
+        RunError: a run failed; the others are kept, and the same call tries it again.
     """
     from offbench.events import ignore
     from offbench.execution import run_suite
@@ -146,10 +147,12 @@ def train(
         algorithm, dataset, seeds=seeds, config=config, preset=preset, preprocessing=preprocessing, **protocol
     )
     summary = run_suite(suite, root, workers=workers, device=device, on_event=on_event or ignore)
-    runs = suite.expand()
+    if summary.failed:
+        title, message = next(iter(summary.failed.items()))
+        raise RunError(f"{len(summary.failed)} of {summary.total} runs failed", f"{title}: {message}")
     store = RunStore(root)
-    folders = {run.seed: store.folder(run).path for run in runs}
-    return Training(load_results(root, runs), folders, summary)
+    folders = {run.seed: store.folder(run).path for run in summary.runs}
+    return Training(load_results(root, summary.runs), folders, summary)
 
 
 # --- Output folders ---

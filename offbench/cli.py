@@ -324,7 +324,7 @@ def _run(suite: Suite, root: Path, workers: int | None, device: str, max_lanes: 
         "report": None,
     }
     tables = []
-    results = load_results(root, suite.expand()) if done else None
+    results = load_results(root, summary.runs) if done else None
     if results is not None and not results.empty:
         if report:
             files = write_reports(summary.folder)[suite.name]
