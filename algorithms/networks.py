@@ -19,7 +19,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from offbench.algorithms.randomness import generator
 from offbench.errors import SpecError
@@ -86,7 +85,7 @@ class _StackedMLPFunction(torch.autograd.Function):
     """Forward and backward of M stacked perceptrons, without a graph node per layer.
 
     x [M, B, inputs], parameters [M, P] -> [M, B, outputs]. The parameters' gradient is written layer by layer into
-    one tensor of their shape.
+    one tensor of their shape. There is no second derivative: torch refuses `out=` where one is asked for.
     """
 
     @staticmethod
@@ -97,7 +96,6 @@ class _StackedMLPFunction(torch.autograd.Function):
         return values[-1]
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         # `flat` is unpacked only for torch's check that the parameters have not changed since the forward pass.
         _, *inputs = ctx.saved_tensors

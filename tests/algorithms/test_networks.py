@@ -91,6 +91,15 @@ def test_frozen_reaches_only_the_input_and_detached_nothing() -> None:
     assert not net.detached(x).requires_grad
 
 
+def test_second_derivatives_are_refused() -> None:
+    net = StackedMLP(SIZES, [0], "n")
+    with pytest.raises(RuntimeError, match="automatic differentiation"):
+        torch.autograd.grad(net(torch.randn(1, 4, 5)).square().sum(), [net.flat], create_graph=True)
+    x = torch.randn(1, 4, 5, requires_grad=True)
+    with pytest.raises(RuntimeError, match="automatic differentiation"):
+        torch.autograd.grad(net.frozen(x).square().sum(), [x], create_graph=True)
+
+
 def test_updates_in_place_are_seen_by_later_calls() -> None:
     net = StackedMLP(SIZES, [0], "n")
     x = torch.randn(1, 4, 5)
