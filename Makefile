@@ -7,8 +7,8 @@
 #   make clean    remove what these commands wrote (not the dataset cache)
 #
 # PYTHON chooses the interpreter that makes the environment, PIP_ARGS is passed to pip. On Linux without an NVIDIA GPU
-#   make demo PIP_ARGS="--extra-index-url https://download.pytorch.org/whl/cpu"
-# installs PyTorch's small CPU build.
+#   make demo PIP_ARGS="--extra-index-url URL"
+# with the URL of PyTorch's CPU builds (pytorch.org, Get Started) saves gigabytes of CUDA libraries.
 
 PYTHON ?= python3
 VENV ?= .venv
