@@ -81,41 +81,57 @@ def _forward(x: Tensor, stack: _Stack) -> list[Tensor]:
     return values
 
 
-class _StackedMLPFunction(torch.autograd.Function):
-    """Forward and backward of M stacked perceptrons, without a graph node per layer.
+def _repeated(x: Tensor, members: int | None) -> Tensor:
+    """Inputs [L, B, inputs] as the stack reads them, [M, B, inputs]: repeated for a lane's members."""
+    if members is None:
+        return x
+    lanes, batch, inputs = x.shape
+    return x.unsqueeze(1).expand(lanes, members, batch, inputs).reshape(-1, batch, inputs)
 
-    x [M, B, inputs], parameters [M, P] -> [M, B, outputs]. The parameters' gradient is written layer by layer into
-    one tensor of their shape. There is no second derivative: torch refuses `out=` where one is asked for.
+
+def _shaped(output: Tensor, members: int | None) -> Tensor:
+    """The stack's output [M, B, outputs] with the axes of lanes and members apart, if there are members."""
+    return output if members is None else output.view(-1, members, *output.shape[1:])
+
+
+class _StackedMLPFunction(torch.autograd.Function):
+    """Forward and backward of stacked perceptrons, without a graph node per layer.
+
+    x [L, B, inputs], parameters [L, E, P] -> [L, E, B, outputs] with members E; without, x [L, B, inputs],
+    parameters of L*P values -> [L, B, outputs]. The parameters' gradient is written layer by layer into one tensor.
+    There is no second derivative: torch refuses `out=` where one is asked for.
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, flat: Tensor, stack: _Stack) -> Tensor:
-        values = _forward(x, stack)
-        ctx.save_for_backward(flat, *values[:-1])
-        ctx.stack = stack
-        return values[-1]
+    def forward(ctx: Any, x: Tensor, parameters: Tensor, stack: _Stack, members: int | None) -> Tensor:
+        values = _forward(_repeated(x, members), stack)
+        ctx.save_for_backward(parameters, *values[:-1])
+        ctx.stack, ctx.members = stack, members
+        return _shaped(values[-1], members)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
-        # `flat` is unpacked only for torch's check that the parameters have not changed since the forward pass.
-        _, *inputs = ctx.saved_tensors
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+        parameters, *inputs = ctx.saved_tensors
         stack: _Stack = ctx.stack
-        wants_x, wants_parameters, _ = ctx.needs_input_grad
-        parameters, views = None, []
+        wants_x, wants_parameters = ctx.needs_input_grad[:2]
+        count = len(inputs[0])
+        gradient = gradient.reshape(count, -1, gradient.shape[-1])
         if wants_parameters:
-            parameters = gradient.new_empty((gradient.shape[0], stack.layout.row))
-            views = stack.layout.views(parameters)
+            flat_gradient = gradient.new_empty((count, stack.layout.row))
+            views = stack.layout.views(flat_gradient)
         for index in range(len(inputs) - 1, -1, -1):
             if wants_parameters:
                 weight, bias = views[index]
                 torch.bmm(inputs[index].transpose(1, 2), gradient, out=weight)
                 torch.sum(gradient, 1, keepdim=True, out=bias)
-            if index == 0 and not wants_x:
-                return None, parameters, None
-            gradient = torch.bmm(gradient, stack.transposed[index])
+            if index > 0 or wants_x:
+                gradient = torch.bmm(gradient, stack.transposed[index])
             if index > 0:
                 _relu_backward(gradient, inputs[index], 0.0, grad_input=gradient)
-        return gradient, parameters, None
+        x_gradient = None
+        if wants_x:
+            x_gradient = gradient if ctx.members is None else _shaped(gradient, ctx.members).sum(1)
+        return x_gradient, flat_gradient.view(parameters.shape) if wants_parameters else None, None, None
 
 
 class StackedMLP:
@@ -172,45 +188,26 @@ class StackedMLP:
         Returns:
             [L, E, B, outputs]; [L, B, outputs] without a member axis or for one member.
         """
-        return self._apply(x, member, self._rows(self.flat, member))
+        parameters = self.flat if member is None else self.flat.select(1, member)
+        return _StackedMLPFunction.apply(x, parameters, *self._call(member))
 
     def frozen(self, x: Tensor, *, member: int | None = None) -> Tensor:
         """As a call, but the parameters receive no gradient (an actor's step through its critic)."""
-        return self._apply(x, member, self._stack(member).flat)
+        stack, members = self._call(member)
+        return _StackedMLPFunction.apply(x, stack.flat, stack, members)
 
     def detached(self, x: Tensor, *, member: int | None = None) -> Tensor:
         """As a call, but nothing receives a gradient (targets, evaluation)."""
-        with torch.no_grad():
-            return _forward(self._stacked(x, member), self._stack(member))[-1].view(self._shape(x, member))
+        stack, members = self._call(member)
+        return _shaped(_forward(_repeated(x.detach(), members), stack)[-1], members)
 
-    def _apply(self, x: Tensor, member: int | None, rows: Tensor) -> Tensor:
-        output = _StackedMLPFunction.apply(self._stacked(x, member), rows, self._stack(member))
-        return output.view(self._shape(x, member))
-
-    def _rows(self, flat: Tensor, member: int | None) -> Tensor:
-        """The parameters [M, P] of the networks that a call evaluates."""
-        return flat.flatten(0, 1) if member is None else flat.select(1, member)
-
-    def _stack(self, member: int | None) -> _Stack:
+    def _call(self, member: int | None) -> tuple[_Stack, int | None]:
+        """The parameters that a call reads, and how many members share an input."""
         if member not in self._stacks:
-            self._stacks[member] = _Stack.of(self._rows(self.flat.detach(), member), self._layout)
-        return self._stacks[member]
-
-    def _all_members(self, member: int | None) -> bool:
-        return self.members is not None and member is None
-
-    def _stacked(self, x: Tensor, member: int | None) -> Tensor:
-        """Inputs [M, B, inputs]: those of the lane, repeated for its members."""
-        if not self._all_members(member):
-            return x
-        lanes, batch, inputs = x.shape
-        return x.unsqueeze(1).expand(lanes, self.members or 1, batch, inputs).reshape(-1, batch, inputs)
-
-    def _shape(self, x: Tensor, member: int | None) -> tuple[int, ...]:
-        lanes, batch, _ = x.shape
-        if self._all_members(member):
-            return (lanes, self.members or 1, batch, self.sizes[-1])
-        return (lanes, batch, self.sizes[-1])
+            flat = self.flat.detach()
+            flat = flat.flatten(0, 1) if member is None else flat.select(1, member)
+            self._stacks[member] = _Stack.of(flat, self._layout)
+        return self._stacks[member], self.members if member is None else None
 
     def target(self) -> StackedMLP:
         """A target network: a copy of this one that no gradient reaches."""
@@ -227,8 +224,7 @@ class StackedMLP:
         """
         if isinstance(rate, Tensor):
             rate = rate.view(-1, 1, 1)
-        with torch.no_grad():
-            self.flat.lerp_(online.flat, rate)
+        self.flat.lerp_(online.flat.detach(), rate)
 
 
 def select_matmul(mode: str = "auto") -> str:

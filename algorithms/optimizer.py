@@ -66,7 +66,6 @@ class LaneAdam:
         """One step down the gradient of `loss`, a scalar: the sum over lanes of each lane's loss."""
         self.step(torch.autograd.grad(loss, self._parameters))
 
-    @torch.no_grad()
     def step(self, gradients: Sequence[Tensor]) -> None:
         """One step with given gradients, in the order and shapes of the added parameters."""
         # autograd may hand out expanded tensors, which the fused kernel would misread.

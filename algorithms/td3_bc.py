@@ -75,7 +75,6 @@ class TD3BC(Algorithm):
 
     # --- losses ---
 
-    @torch.no_grad()
     def target_value(self, batch: Batch, noise: Tensor) -> Tensor:
         """y [L, B]: the smaller target critic at the target policy's smoothed action."""
         clip = self.config.noise_clip
