@@ -5,15 +5,33 @@ from __future__ import annotations
 import gymnasium
 import numpy as np
 import torch
+from torch import nn
 
 from offbench.algorithms import get_algorithm
 from offbench.algorithms.base import Algorithm, Batch, ProblemSpec, make_config
+from offbench.algorithms.networks import StackedMLP
 from offbench.datasets import Dataset
 
 CONTINUOUS = ProblemSpec(5, 2, False, (-1.0, -1.0), (1.0, 1.0))
 DISCRETE = ProblemSpec(5, 3, True)
 CASES = [("bc", CONTINUOUS), ("bc", DISCRETE), ("td3_bc", CONTINUOUS), ("iql", CONTINUOUS), ("iql", DISCRETE)]
 IDS = [f"{name}-{'discrete' if space.discrete else 'continuous'}" for name, space in CASES]
+
+
+def torch_networks(net: StackedMLP, lane: int = 0) -> list[nn.Sequential]:
+    """The members of a lane as ordinary torch modules with copied weights."""
+    views = net._layout.views(net.flat.detach()[lane])
+    networks = []
+    for member in range(net.members or 1):
+        layers: list[nn.Module] = []
+        for weight, bias in views:
+            layer = nn.Linear(weight.shape[1], weight.shape[2])
+            with torch.no_grad():
+                layer.weight.copy_(weight[member].T)
+                layer.bias.copy_(bias[member, 0])
+            layers += [layer, nn.ReLU()]
+        networks.append(nn.Sequential(*layers[:-1]))
+    return networks
 
 
 def make(name: str, space: ProblemSpec, seeds: list[int], total_updates: int = 1000, **values: object) -> Algorithm:

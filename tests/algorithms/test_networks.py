@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from itertools import pairwise
 
 import pytest
 import torch
@@ -12,31 +11,9 @@ from torch import nn
 from offbench.algorithms.networks import StackedMLP, select_matmul
 from offbench.errors import SpecError
 
+from .problems import torch_networks
+
 SIZES = (5, 16, 8, 3)
-
-
-def separate(net: StackedMLP, lane: int, member: int) -> nn.Sequential:
-    """The same network built of torch.nn layers."""
-    layers: list[nn.Module] = []
-    start, row = 0, net.flat.detach()[lane, member]
-    for inputs, outputs in pairwise(SIZES):
-        layer = nn.Linear(inputs, outputs)
-        with torch.no_grad():
-            layer.weight.copy_(row[start : start + inputs * outputs].view(inputs, outputs).T)
-            layer.bias.copy_(row[start + inputs * outputs : start + (inputs + 1) * outputs])
-        start += (inputs + 1) * outputs
-        layers += [layer, nn.ReLU()]
-    return nn.Sequential(*layers[:-1])
-
-
-def flat_gradient(network: nn.Sequential) -> torch.Tensor:
-    """Gradients of the torch network in the order of a row of `flat`."""
-    parts = []
-    for layer in network:
-        if isinstance(layer, nn.Linear):
-            assert layer.weight.grad is not None
-            parts += [layer.weight.grad.T.reshape(-1), layer.bias.grad]
-    return torch.cat(parts)
 
 
 @pytest.mark.parametrize("lanes", [1, 3])
@@ -50,13 +27,16 @@ def test_forward_and_backward_equal_separate_networks(lanes: int, members: int |
     expected_x = torch.zeros_like(x)
     for lane in range(lanes):
         for member in range(members or 1):
-            reference = separate(net, lane, member)
+            reference = torch_networks(net, lane)[member]
             mine = x.detach()[lane].requires_grad_()
             index = (lane,) if members is None else (lane, member)
             result = reference(mine)
             torch.testing.assert_close(output[index], result)
             (result.square() * weight[index]).sum().backward()
-            torch.testing.assert_close(gradient[lane, member], flat_gradient(reference), rtol=1e-4, atol=1e-4)
+            linear = [layer for layer in reference if isinstance(layer, nn.Linear)]
+            for layer, (weights, biases) in zip(linear, net._layout.views(gradient[lane]), strict=True):
+                torch.testing.assert_close(weights[member].T, layer.weight.grad, rtol=1e-4, atol=1e-4)
+                torch.testing.assert_close(biases[member, 0], layer.bias.grad, rtol=1e-4, atol=1e-4)
             expected_x[lane] += mine.grad
     torch.testing.assert_close(x_gradient, expected_x, rtol=1e-4, atol=1e-4)
 
@@ -107,7 +87,7 @@ def test_updates_in_place_are_seen_by_later_calls() -> None:
     with torch.no_grad():
         net.flat.mul_(2.0)
     assert not torch.equal(before, net.detached(x))
-    torch.testing.assert_close(net.detached(x)[0], separate(net, 0, 0)(x[0]).detach())
+    torch.testing.assert_close(net.detached(x)[0], torch_networks(net)[0](x[0]).detach())
 
 
 def test_target_moves_by_the_rate_of_its_lane() -> None:

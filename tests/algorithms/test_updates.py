@@ -16,24 +16,14 @@ from offbench.algorithms.batches import LaneSampler, Preprocessing, TransitionBu
 from offbench.algorithms.networks import StackedMLP
 from offbench.datasets import Dataset
 
-from .problems import CASES, CONTINUOUS, DISCRETE, IDS, make, random_batch, random_noise
+from .problems import CASES, CONTINUOUS, DISCRETE, IDS, make, random_batch, random_noise, torch_networks
 
 
 class Plain:
     """A stacked network of one lane as ordinary torch modules, one per member."""
 
     def __init__(self, net: StackedMLP) -> None:
-        self.modules = []
-        for row in net.flat.detach()[0]:
-            layers, start = [], 0
-            for inputs, outputs in zip(net.sizes[:-1], net.sizes[1:], strict=True):
-                layer = nn.Linear(inputs, outputs)
-                with torch.no_grad():
-                    layer.weight.copy_(row[start : start + inputs * outputs].view(inputs, outputs).T)
-                    layer.bias.copy_(row[start + inputs * outputs : start + (inputs + 1) * outputs])
-                start += (inputs + 1) * outputs
-                layers += [layer, nn.ReLU()]
-            self.modules.append(nn.Sequential(*layers[:-1]))
+        self.modules = torch_networks(net)
 
     def __call__(self, *inputs: Tensor, member: int = 0) -> Tensor:
         return self.modules[member](torch.cat(inputs, -1))
