@@ -269,10 +269,13 @@ def _dataset_facts(specs: Sequence[RunSpec]) -> dict[str, dict[str, Any]]:
     from offbench.results import score
 
     facts: dict[str, dict[str, Any]] = {}
+    tried: set[tuple[str, str]] = set()
     for spec in specs:
         known = spec.dataset
-        if known.name in facts:
+        # Runs of one dataset may name different places, when its file was moved between two invocations.
+        if "episodes" in facts.get(known.name, {}) or (known.name, known.source) in tried:
             continue
+        tried.add((known.name, known.source))
         facts[known.name] = {"environment": known.environment, "fingerprint": known.fingerprint}
         if known.reference is not None:
             facts[known.name]["reference"] = known.reference["source"]

@@ -31,8 +31,7 @@ from offbench.reports.tables import (
 class ReportFiles:
     """The files of a report, and its tables and warnings for whoever wants to print them.
 
-    Plots that have nothing to show are None: curves need at least two evaluations per run, intervals need
-        datasets
+    Plots that have nothing to show are None: curves need at least two evaluations per run, intervals need datasets
     that all algorithms share.
     """
 

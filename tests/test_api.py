@@ -9,6 +9,8 @@ import pytest
 
 import offbench
 from offbench import training
+from offbench.api import write_reports
+from offbench.datasets import write_minari
 from offbench.errors import RunError, SpecError, UnknownNameError
 
 SMALL = {"updates": 20, "batch_size": 8, "evaluation_episodes": 1, "final_episodes": 2, "config": {"hidden": [8]}}
@@ -47,3 +49,15 @@ def test_train_raises_when_a_run_fails(cache: None, tmp_path: Path, monkeypatch:
 def test_train_refuses_unknown_keys(cache: None, tmp_path: Path) -> None:
     with pytest.raises(SpecError, match="updatez"):
         offbench.train("bc", "pendulum/random", root=tmp_path, updatez=3)
+
+
+def test_a_report_finds_data_that_were_moved_between_two_invocations(cache: None, tmp_path: Path) -> None:
+    data = offbench.load_dataset("pendulum/random")
+    write_minari(data, tmp_path, "first-v0")
+    ref = {"id": str(tmp_path / "first-v0"), "label": "pendulum"}
+    offbench.train("bc", ref, seeds=[0], root=tmp_path / "runs", **SMALL)
+    (tmp_path / "first-v0").rename(tmp_path / "second-v0")
+    ref["id"] = str(tmp_path / "second-v0")
+    offbench.train("bc", ref, seeds=[1], root=tmp_path / "runs", **SMALL)
+    header = write_reports(tmp_path / "runs")["train"].dataset_table.header
+    assert "data" in header
