@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
@@ -151,7 +151,8 @@ def form_groups(
     if not runs or not unfinished:
         return [], []
     groups, warnings = recorded_groups(store, runs[0].study, max_lanes)
-    groups = [group for group in groups if any(run.hash in unfinished for run in group.runs)]
+    current = {run.hash: run for run in runs}
+    groups = [_at_current_place(group, current) for group in groups if any(r.hash in unfinished for r in group.runs)]
     taken = {run.hash for group in groups for run in group.runs}
     cells: dict[str, list[RunSpec]] = {}
     for run in unfinished.values():
@@ -169,6 +170,12 @@ def form_groups(
             groups.append(Group(tuple(lanes), checkpoint_every, matmul, threads))
     groups.sort(key=lambda group: -group.updates * len(group.runs))
     return groups, warnings
+
+
+def _at_current_place(group: Group, current: Mapping[str, RunSpec]) -> Group:
+    """The group with its data where the suite finds them now: files may be moved between two invocations."""
+    dataset = next(current[run.hash].dataset for run in group.runs if run.hash in current)
+    return replace(group, runs=tuple(replace(run, dataset=dataset) for run in group.runs))
 
 
 def _sharing_key(run: RunSpec, shareable: frozenset[str]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -98,3 +99,18 @@ def test_a_damaged_plan_is_told_and_its_runs_start_anew(make_suite: Callable[...
     groups, warnings = form_groups(store, suite.expand(), shareable=SHAREABLE, checkpoint_every=8, workers=1)
     assert [len(group.runs) for group in groups] == [2]
     assert "plan.json" in warnings[0]
+
+
+def test_a_recorded_group_finds_data_that_were_moved(
+    make_suite: Callable[..., Suite], data: dict[str, str], tmp_path: Path
+) -> None:
+    store, suite = RunStore(tmp_path / "runs"), make_suite()
+    options: dict[str, Any] = {"shareable": SHAREABLE, "checkpoint_every": 8, "workers": 1}
+    planned, _ = form_groups(store, suite.expand(), **options)
+    record_groups(store, suite.name, planned)
+    moved = tmp_path / "elsewhere-v0"
+    shutil.copytree(data["cartpole"], moved)
+    runs = make_suite(datasets=[{"id": str(moved), "label": "cartpole"}]).expand()
+    groups, _ = form_groups(store, runs, **options)
+    assert [group.hash for group in groups] == [group.hash for group in planned]
+    assert {run.dataset.source for run in groups[0].runs} == {str(moved)}
