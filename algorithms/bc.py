@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
-
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -33,7 +31,6 @@ class BC(Algorithm):
     config_class = BCConfig
     requires = Requires(next_observations=False)
     config: BCConfig
-    policy_networks: ClassVar[tuple[str, ...]] = ("actor",)
 
     def build(self) -> None:
         sizes = (self.space.observation_size, *self.config.hidden, self.space.action_size)
