@@ -163,7 +163,6 @@ class TransitionBuffer:
         rows[:, -1] = ~dataset.terminated[kept]
 
         self.normalizer = Normalizer(normalizer.mean.to(device), normalizer.scale.to(device))
-        self.reward_scale, self.reward_shift = scale, shift
         self._rows = torch.from_numpy(rows).to(device)
         self.device = self._rows.device
         self._cumulative: np.ndarray | None = None

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import time
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -276,8 +277,6 @@ def select_matmul(mode: str = "auto") -> str:
 
 def _seconds(a: Tensor, b: Tensor, repeats: int = 15) -> float:
     """Fastest of several timings of one batched product."""
-    import time
-
     best = math.inf
     for _ in range(repeats):
         start = time.perf_counter()

@@ -23,7 +23,7 @@ class _Group:
     parameters: list[Tensor]
     rates: list[float]
     cosine_steps: int | None
-    # One entry per tensor and lane, or per tensor where all lanes have the same rate: parameter and moments.
+    # One entry per lane, or a single one where all lanes have the same rate: rate, parameters, first, second moments.
     parts: list[tuple[float, list[Tensor], list[Tensor], list[Tensor]]] = field(default_factory=list)
     moments: list[tuple[Tensor, Tensor]] = field(default_factory=list)
 

@@ -18,6 +18,34 @@ from offbench.storage import read_json, storage_errors, write_atomic, write_json
 _STATE = "state.json"
 
 
+def write_tensors(file: Path, tensors: Mapping[str, torch.Tensor]) -> str:
+    """Write a safetensors file aside and rename it; return the SHA-256 of its content.
+
+    Raises:
+        StorageError: the disk is full or not writable.
+    """
+    data = save_tensors({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
+    write_atomic(file, data)
+    return hashlib.sha256(data).hexdigest()
+
+
+def read_tensors(file: Path, digest: str, kind: str) -> dict[str, torch.Tensor]:
+    """Read a file of `write_tensors`.
+
+    Args:
+        digest: what `write_tensors` returned.
+        kind: what the file is, for the message ("checkpoint", "policy").
+
+    Raises:
+        StorageError: the file is missing, or its content is not what was written.
+    """
+    with storage_errors("read", file):
+        data = file.read_bytes()
+    if hashlib.sha256(data).hexdigest() != digest:
+        raise StorageError(f"{kind} {file} is damaged", "its content does not match its SHA-256")
+    return load_tensors(data)
+
+
 def save_checkpoint(folder: Path, step: int, tensors: Mapping[str, torch.Tensor], extra: Mapping[str, Any]) -> None:
     """Replace the folder's checkpoint.
 
@@ -33,13 +61,9 @@ def save_checkpoint(folder: Path, step: int, tensors: Mapping[str, torch.Tensor]
     Raises:
         StorageError: the disk is full or not writable; the previous checkpoint is intact.
     """
-    data = save_tensors({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
     name = f"step-{step}.safetensors"
-    write_atomic(folder / name, data)
-    write_json(
-        folder / _STATE,
-        {"step": step, "file": name, "sha256": hashlib.sha256(data).hexdigest(), "extra": dict(extra)},
-    )
+    digest = write_tensors(folder / name, tensors)
+    write_json(folder / _STATE, {"step": step, "file": name, "sha256": digest, "extra": dict(extra)})
     for other in folder.glob("*.safetensors"):
         if other.name != name:
             with contextlib.suppress(OSError):
@@ -66,9 +90,5 @@ def load_checkpoint(
         step, file, digest, extra = state["step"], folder / state["file"], state["sha256"], state["extra"]
     except (KeyError, TypeError) as error:
         raise StorageError(f"{folder / _STATE} is damaged", f"missing entry: {error}") from error
-    with storage_errors("read", file):
-        data = file.read_bytes()
-    if hashlib.sha256(data).hexdigest() != digest:
-        raise StorageError(f"checkpoint {file} is damaged", "its content does not match its SHA-256")
-    tensors = {name: tensor.to(device) for name, tensor in load_tensors(data).items()}
+    tensors = {name: tensor.to(device) for name, tensor in read_tensors(file, digest, "checkpoint").items()}
     return int(step), tensors, dict(extra)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,18 +10,17 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import torch
-from safetensors.torch import load as load_tensors
-from safetensors.torch import save as save_tensors
 
 from offbench import __version__
 from offbench.algorithms import get_algorithm
 from offbench.algorithms.base import Algorithm, ProblemSpec, make_config
 from offbench.algorithms.batches import Normalizer
+from offbench.checkpoint import read_tensors, write_tensors
 from offbench.datasets import Dataset, space_from_json, space_to_json
 from offbench.errors import SpecError, StorageError
 from offbench.evaluation import Act, EnvironmentPool, Episode, episode_seed, evaluate
 from offbench.runs import RunSpec
-from offbench.storage import read_json, storage_errors, write_atomic, write_json
+from offbench.storage import read_json, write_json
 
 FORMAT = 1
 
@@ -39,8 +37,7 @@ def save_policy(
     """Write one lane's policy: `policy.safetensors` and, last, `policy.json`."""
     tensors = {f"policy.{name}": value for name, value in algorithm.policy_tensors(lane).items()}
     tensors |= normalizer.tensors()
-    data = save_tensors({name: value.detach().cpu().contiguous() for name, value in tensors.items()})
-    write_atomic(folder / "policy.safetensors", data)
+    digest = write_tensors(folder / "policy.safetensors", tensors)
     write_json(
         folder / "policy.json",
         {
@@ -55,7 +52,7 @@ def save_policy(
             "dataset": {"name": run.dataset.name, "fingerprint": run.dataset.fingerprint},
             "seed": run.seed,
             "run": run.hash,
-            "sha256": hashlib.sha256(data).hexdigest(),
+            "sha256": digest,
         },
     )
 
@@ -92,12 +89,7 @@ class Policy:
             raise StorageError(
                 f"{folder} has policy format {info.get('format')!r}", f"this version reads format {FORMAT}"
             )
-        file = folder / "policy.safetensors"
-        with storage_errors("read", file):
-            data = file.read_bytes()
-        if hashlib.sha256(data).hexdigest() != info["sha256"]:
-            raise StorageError(f"policy {file} is damaged", "its content does not match its SHA-256")
-        tensors = load_tensors(data)
+        tensors = read_tensors(folder / "policy.safetensors", info["sha256"], "policy")
         weights = {name[7:]: value for name, value in tensors.items() if name.startswith("policy.")}
         algorithm_class = get_algorithm(info["algorithm"])
         config = make_config(algorithm_class.config_class, info["config"])
