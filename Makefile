@@ -39,7 +39,7 @@ $(VENV)/.installed: $(SPEC) | $(BIN)/python
 
 $(VENV)/.installed-dev: $(SPEC) | $(BIN)/python
 	@echo "installing offbench with its development tools (a minute or two the first time)"
-	@$(PIP) -e '.[mujoco,dev]'
+	@$(PIP) -e '.[mujoco,minigrid,minatar,robotics,dev]'
 	@touch $(VENV)/.installed $@
 
 install: $(VENV)/.installed

@@ -1,4 +1,4 @@
-"""The `offbench` command: run, train, status, report and demo. What looks things up is in `cli_lookup`."""
+"""The `offbench` command: run, train, status and demo. Other commands are in the `cli_*` modules."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from offbench import __version__
-from offbench.cli_lookup import algorithms_app, data_app, doctor
+from offbench.cli_data import build_datasets, data_app
+from offbench.cli_lookup import algorithms_app, doctor
 from offbench.cli_output import (
     INTERRUPTED,
     ErrorGroup,
@@ -24,6 +25,7 @@ from offbench.cli_output import (
     print_table,
     say,
 )
+from offbench.cli_report import report
 from offbench.errors import RunError, SpecError
 
 if TYPE_CHECKING:
@@ -43,6 +45,7 @@ app = typer.Typer(
 app.add_typer(data_app, name="data")
 app.add_typer(algorithms_app, name="algorithms")
 app.command("doctor")(doctor)
+app.command("report")(report)
 
 Root = Annotated[Path, typer.Option("--root", "-o", help="Folder for the runs and the report.")]
 Workers = Annotated[
@@ -239,37 +242,6 @@ def status(
             say(f"failed: {cell.algorithm} on {cell.dataset}, {message}", "red")
 
 
-@app.command()
-@examples(
-    "offbench report",
-    "offbench report runs --output report",
-)
-def report(
-    root: Annotated[Path, typer.Argument(help="The folder that was given to run or train as --root.")] = Path("runs"),
-    output: Annotated[
-        Path | None, typer.Option("--output", help="Where to write; by default ROOT/<study>/report.")
-    ] = None,
-    as_json: Json = False,
-) -> None:
-    """Write tables, plots and one self-contained HTML page about the finished runs under a folder.
-
-    Scores are the means of each run's final evaluation; the seed is the unit of replication. The captions say the
-    protocol, the interval method and what could mislead.
-    """
-    from offbench.api import write_reports
-
-    reports = write_reports(root, output)
-    if as_json:
-        print_json({study: files.paths for study, files in reports.items()})
-        return
-    for study, files in reports.items():
-        say(f"{study}:", "bold")
-        for notice in files.notices:
-            say(f"  note: {notice.text}", "yellow")
-        for path in files.paths:
-            out().print(str(path), markup=False)
-
-
 # --- Helpers ---
 
 
@@ -296,7 +268,6 @@ def _run(suite: Suite, root: Path, workers: int | None, device: str, max_lanes: 
     """Build the datasets, run the suite with a progress display, and gather what was made."""
     from offbench.analysis import ScoreTable
     from offbench.api import in_suite_order, write_reports
-    from offbench.cli_lookup import build_datasets
     from offbench.execution import run_suite
     from offbench.progress import ProgressDisplay
     from offbench.reports.tables import dataset_table

@@ -27,7 +27,20 @@ NEVER: dict[str, set[str]] = {
 # Trains the behaviour policies that are shipped; run by hand with the extra `generate`.
 EXCEPT = {"datasets/train_behaviours.py": {"torch"}}
 # Files that are read when `import offbench` or `offbench --help` runs: heavy packages only inside functions.
-QUICK = ("__init__", "errors", "events", "cli", "cli_lookup", "cli_output", "api", "doctor", "progress")
+QUICK = (
+    "__init__",
+    "errors",
+    "events",
+    "cli",
+    "cli_data",
+    "cli_data_files",
+    "cli_lookup",
+    "cli_report",
+    "cli_output",
+    "api",
+    "doctor",
+    "progress",
+)
 HEAVY = {"torch", "pandas", "numpy", "gymnasium", "minari", "mujoco", "matplotlib", "h5py", "pyarrow", "pydantic"}
 UNSAFE = {"pickle", "cloudpickle", "dill", "shelve"}
 
