@@ -13,9 +13,8 @@ from __future__ import annotations
 
 import itertools
 import math
-import time
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -28,18 +27,33 @@ from offbench.errors import SpecError
 _relu_backward = torch.ops.aten.threshold_backward.grad_input
 
 
+Activation = Literal["relu", "selu"]
+LayerNorm = Literal["none", "before", "after"]
+Start = Literal["torch", "edac", "orthogonal", "kaiming"]
+
+_NORM_EPSILON = 1e-5  # torch.nn.LayerNorm's
+_SELU_ALPHA, _SELU_SCALE = 1.6732632423543772, 1.0507009873554805
+
+
 class _Layout:
     """Where the layers' weights and biases lie in a row of parameters, and views of them.
 
-    A row is weight [inputs, outputs], bias [outputs] of the first layer, then of the second, and so on.
+    A row is weight [inputs, outputs], bias [outputs] of the first layer, then of the second, and so on. With layer
+    normalization, the gains and offsets of all hidden layers follow.
     """
 
-    def __init__(self, sizes: Sequence[int]) -> None:
+    def __init__(self, sizes: Sequence[int], activation: Activation = "relu", norm: LayerNorm = "none") -> None:
+        self.activation, self.norm = activation, norm
         self.slices: list[tuple[int, int, int]] = []  # inputs, outputs, offset of the layer in the row
         self.row = 0
         for inputs, outputs in itertools.pairwise(sizes):
             self.slices.append((inputs, outputs, self.row))
             self.row += (inputs + 1) * outputs
+        self.norm_slices: list[tuple[int, int]] = []  # width, offset of a hidden layer's gains; its offsets follow
+        if norm != "none":
+            for width in sizes[1:-1]:
+                self.norm_slices.append((width, self.row))
+                self.row += 2 * width
 
     def views(self, flat: Tensor) -> list[tuple[Tensor, Tensor]]:
         """Weights [M, inputs, outputs] and biases [M, 1, outputs] of every layer as views of `flat` [M, row]."""
@@ -50,6 +64,13 @@ class _Layout:
             weight = flat.as_strided((count, inputs, outputs), strides, base + start)
             views.append((weight, flat.as_strided((count, 1, outputs), strides, bias)))
         return views
+
+    def norm_views(self, flat: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """Gains and offsets [M, 1, width] of every hidden layer's normalization as views of `flat` [M, row]."""
+        return [
+            (flat[:, start : start + width].unsqueeze(1), flat[:, start + width : start + 2 * width].unsqueeze(1))
+            for width, start in self.norm_slices
+        ]
 
 
 class _Stack(NamedTuple):
@@ -64,22 +85,54 @@ class _Stack(NamedTuple):
     weights: list[Tensor]
     biases: list[Tensor]
     transposed: list[Tensor]
+    norms: list[tuple[Tensor, Tensor]]
 
     @classmethod
     def of(cls, flat: Tensor, layout: _Layout) -> _Stack:
         views = layout.views(flat)
         weights = [weight for weight, _ in views]
-        return cls(flat, layout, weights, [bias for _, bias in views], [w.transpose(1, 2) for w in weights])
+        transposed = [weight.transpose(1, 2) for weight in weights]
+        return cls(flat, layout, weights, [bias for _, bias in views], transposed, layout.norm_views(flat))
 
 
-def _forward(x: Tensor, stack: _Stack) -> list[Tensor]:
-    """ReLU multilayer perceptron on x [M, B, inputs]: every layer's input, and last the output."""
-    values = [x]
-    last = len(stack.weights) - 1
+class _Normalized(NamedTuple):
+    """What the backward of a layer normalization needs: its input, and mean and 1/std of every row."""
+
+    x: Tensor
+    mean: Tensor
+    rstd: Tensor
+
+
+def _activate(x: Tensor, activation: Activation) -> Tensor:
+    """Apply the activation in place."""
+    return x.relu_() if activation == "relu" else torch.selu_(x)
+
+
+def _activate_backward(gradient: Tensor, result: Tensor, activation: Activation) -> Tensor:
+    """The gradient before the activation, from the one behind it and the activation's result; in place for ReLU."""
+    if activation == "relu":
+        return _relu_backward(gradient, result, 0.0, grad_input=gradient)
+    return torch.ops.aten.elu_backward(gradient, _SELU_ALPHA, _SELU_SCALE, 1.0, True, result)
+
+
+def _forward(x: Tensor, stack: _Stack) -> tuple[list[Tensor], list[_Normalized]]:
+    """Multilayer perceptron on x [M, B, inputs]: every layer's input and last the output, and what norms saw."""
+    values, normalized = [x], []
+    last, activation, norm = len(stack.weights) - 1, stack.layout.activation, stack.layout.norm
     for index, (weight, bias) in enumerate(zip(stack.weights, stack.biases, strict=True)):
         x = torch.baddbmm(bias, x, weight)
-        values.append(x.relu_() if index < last else x)
-    return values
+        if index < last:
+            if norm != "before":
+                x = _activate(x, activation)
+            if norm != "none":
+                gain, offset = stack.norms[index]
+                y, mean, rstd = torch.native_layer_norm(x, x.shape[-1:], None, None, _NORM_EPSILON)
+                normalized.append(_Normalized(x, mean, rstd))
+                x = torch.addcmul(offset, y, gain)
+                if norm == "before":
+                    x = _activate(x, activation)
+        values.append(x)
+    return values, normalized
 
 
 def _repeated(x: Tensor, members: int | None) -> Tensor:
@@ -105,22 +158,26 @@ class _StackedMLPFunction(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, parameters: Tensor, stack: _Stack, members: int | None) -> Tensor:
-        values = _forward(_repeated(x, members), stack)
-        ctx.save_for_backward(parameters, *values[:-1])
+        values, normalized = _forward(_repeated(x, members), stack)
+        ctx.save_for_backward(parameters, *values[:-1], *itertools.chain.from_iterable(normalized))
         ctx.stack, ctx.members = stack, members
         return _shaped(values[-1], members)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
-        parameters, *inputs = ctx.saved_tensors
         stack: _Stack = ctx.stack
+        layers, layout = len(stack.weights), stack.layout
+        parameters, *saved = ctx.saved_tensors
+        inputs, rest = saved[:layers], saved[layers:]
+        normalized = [_Normalized(*rest[i : i + 3]) for i in range(0, len(rest), 3)]
         wants_x, wants_parameters = ctx.needs_input_grad[:2]
         count = len(inputs[0])
         gradient = gradient.reshape(count, -1, gradient.shape[-1])
+        norm_views: list[tuple[Tensor, Tensor]] = []
         if wants_parameters:
-            flat_gradient = gradient.new_empty((count, stack.layout.row))
-            views = stack.layout.views(flat_gradient)
-        for index in range(len(inputs) - 1, -1, -1):
+            flat_gradient = gradient.new_empty((count, layout.row))
+            views, norm_views = layout.views(flat_gradient), layout.norm_views(flat_gradient)
+        for index in range(layers - 1, -1, -1):
             if wants_parameters:
                 weight, bias = views[index]
                 torch.bmm(inputs[index].transpose(1, 2), gradient, out=weight)
@@ -128,15 +185,85 @@ class _StackedMLPFunction(torch.autograd.Function):
             if index > 0 or wants_x:
                 gradient = torch.bmm(gradient, stack.transposed[index])
             if index > 0:
-                _relu_backward(gradient, inputs[index], 0.0, grad_input=gradient)
+                if layout.norm == "none":
+                    gradient = _activate_backward(gradient, inputs[index], layout.activation)
+                else:
+                    views_of_norm = norm_views[index - 1] if norm_views else None
+                    gradient = _norm_backward(
+                        gradient, inputs[index], normalized[index - 1], stack.norms[index - 1][0], views_of_norm, layout
+                    )
         x_gradient = None
         if wants_x:
             x_gradient = gradient if ctx.members is None else _shaped(gradient, ctx.members).sum(1)
         return x_gradient, flat_gradient.view(parameters.shape) if wants_parameters else None, None, None
 
 
+def _norm_backward(
+    gradient: Tensor,
+    result: Tensor,
+    seen: _Normalized,
+    gain: Tensor,
+    views: tuple[Tensor, Tensor] | None,
+    layout: _Layout,
+) -> Tensor:
+    """The gradient before a hidden layer's normalization and activation; those of gain and offset go into `views`.
+
+    Args:
+        gradient: [M, B, width], with respect to the layer's result.
+        result: [M, B, width], what the next layer reads.
+    """
+    if layout.norm == "before":
+        gradient = _activate_backward(gradient, result, layout.activation)
+    if views is not None:
+        unit = (seen.x - seen.mean) * seen.rstd
+        torch.sum(gradient * unit, 1, keepdim=True, out=views[0])
+        torch.sum(gradient, 1, keepdim=True, out=views[1])
+    shape = list(gradient.shape[-1:])
+    gradient, _, _ = torch.ops.aten.native_layer_norm_backward(
+        gradient * gain, seen.x, shape, seen.mean, seen.rstd, None, None, [True, False, False]
+    )
+    if layout.norm == "after":
+        gradient = _activate_backward(gradient, seen.x, layout.activation)
+    return gradient
+
+
+class _InputGradientFunction(torch.autograd.Function):
+    """The gradient of stacked ReLU perceptrons with one output with respect to their input, itself differentiable.
+
+    x [L, B, inputs], parameters [L, E, P] -> [L, E, B, inputs]. A ReLU network is piecewise linear: the gradient is
+    the product of its weights over the active units, and its own derivative goes to the weights alone.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, parameters: Tensor, stack: _Stack, members: int | None) -> Tensor:
+        values, _ = _forward(_repeated(x, members), stack)
+        masks = [(value > 0).to(value.dtype) for value in values[1:-1]]
+        batch = x.shape[1]
+        chain = [stack.transposed[-1].expand(-1, batch, -1) * masks[-1]]  # [M, B, width], from the output back
+        for index in range(len(masks) - 1, 0, -1):
+            chain.append(torch.bmm(chain[-1], stack.transposed[index]).mul_(masks[index - 1]))
+        ctx.save_for_backward(parameters, *masks, *chain)
+        ctx.stack = stack
+        return _shaped(torch.bmm(chain[-1], stack.transposed[0]), members)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[None, Tensor, None, None]:
+        stack: _Stack = ctx.stack
+        hidden = len(stack.weights) - 1
+        parameters, *saved = ctx.saved_tensors
+        masks, chain = saved[:hidden], saved[hidden:]
+        flat_gradient = gradient.new_zeros((len(masks[0]), stack.layout.row))
+        views = stack.layout.views(flat_gradient)
+        gradient = gradient.reshape(len(masks[0]), -1, gradient.shape[-1])
+        for index in range(hidden):
+            torch.bmm(gradient.transpose(1, 2), chain[hidden - 1 - index], out=views[index][0])
+            gradient = torch.bmm(gradient, stack.weights[index]).mul_(masks[index])
+        torch.sum(gradient, 1, out=views[hidden][0].squeeze(-1))
+        return None, flat_gradient.view(parameters.shape), None, None
+
+
 class StackedMLP:
-    """L*E multilayer perceptrons with ReLU between the layers, each lane with its own weights.
+    """L*E multilayer perceptrons, each lane with its own weights.
 
     Three ways to call it say where gradients flow, so that the algorithms need no `detach`:
     `net(x)` to the parameters and to `x`; `net.frozen(x)` to `x` only; `net.detached(x)` nowhere.
@@ -147,6 +274,12 @@ class StackedMLP:
         name: the network's name among those of the algorithm ("actor", "critic").
         members: ensemble members E per lane; None for a single network without a member axis.
         device: where the parameters live.
+        activation: between the layers.
+        norm: layer normalization of the hidden layers "before" or "after" the activation.
+        start: how weights begin. "torch": uniform within +-1/sqrt(fan-in) for weights and biases, as torch.nn.Linear;
+            "edac": the same, but hidden biases 0.1 (An et al. 2021); "orthogonal": gain sqrt(2), biases 0 (CQL);
+            "kaiming": normal with variance 1/fan-in, biases 0 (for SELU, Klambauer et al. 2017).
+        last: bound of the last layer's uniform weights and biases; None as `start` says.
 
     Attributes:
         flat: the parameters, [L, E, P]; the only tensor to optimize.
@@ -160,23 +293,40 @@ class StackedMLP:
         *,
         members: int | None = None,
         device: torch.device | str = "cpu",
+        activation: Activation = "relu",
+        norm: LayerNorm = "none",
+        start: Start = "torch",
+        last: float | None = None,
     ) -> None:
         self.sizes, self.name = tuple(sizes), name
         self.lanes, self.members = len(seeds), members
-        self._layout = _Layout(sizes)
-        self.flat = self._initial(seeds).to(device).requires_grad_()
+        self._layout = _Layout(sizes, activation, norm)
+        self.flat = self._initial(seeds, start, last).to(device).requires_grad_()
         self._stacks: dict[int | None, _Stack] = {}
 
-    def _initial(self, seeds: Sequence[int]) -> Tensor:
-        """Uniform within +-1/sqrt(fan-in) for weights and biases, as torch.nn.Linear starts."""
+    def _initial(self, seeds: Sequence[int], start: Start, last: float | None) -> Tensor:
+        """First weights [L, E, P], drawn from a generator of the lane's seed and the network's name."""
         count = self.members or 1
-        flat = np.empty((len(seeds), count, self._layout.row), np.float32)
+        flat = np.zeros((len(seeds), count, self._layout.row), np.float32)
         for lane, seed in enumerate(seeds):
             rng = generator(seed, f"initial/{self.name}")
-            for inputs, outputs, start in self._layout.slices:
-                bound = 1.0 / math.sqrt(inputs)
-                size = (inputs + 1) * outputs
-                flat[lane, :, start : start + size] = rng.uniform(-bound, bound, (count, size))
+            for inputs, outputs, offset in self._layout.slices:
+                is_last = offset == self._layout.slices[-1][2]
+                biases = offset + inputs * outputs
+                row = flat[lane, :, offset : biases + outputs]
+                if (is_last and last is not None) or start in ("torch", "edac"):
+                    bound = last if is_last and last is not None else 1.0 / math.sqrt(inputs)
+                    row[:] = rng.uniform(-bound, bound, row.shape)
+                    if start == "edac" and not is_last:
+                        row[:, inputs * outputs :] = 0.1
+                elif start == "kaiming":
+                    row[:, : inputs * outputs] = rng.standard_normal((count, inputs * outputs)) / math.sqrt(inputs)
+                else:
+                    gain = 1e-2 if is_last else math.sqrt(2.0)
+                    for member in range(count):
+                        row[member, : inputs * outputs] = gain * _orthogonal(rng, inputs, outputs).ravel()
+            for width, offset in self._layout.norm_slices:
+                flat[lane, :, offset : offset + width] = 1.0
         return torch.from_numpy(flat)
 
     def __call__(self, x: Tensor, *, member: int | None = None) -> Tensor:
@@ -200,7 +350,22 @@ class StackedMLP:
     def detached(self, x: Tensor, *, member: int | None = None) -> Tensor:
         """As a call, but nothing receives a gradient (targets, evaluation)."""
         stack, members = self._call(member)
-        return _shaped(_forward(_repeated(x.detach(), members), stack)[-1], members)
+        return _shaped(_forward(_repeated(x.detach(), members), stack)[0][-1], members)
+
+    def input_gradient(self, x: Tensor) -> Tensor:
+        """The gradient of the one output with respect to `x`, differentiable in the parameters (not in `x`).
+
+        For networks with ReLU and without normalization only.
+
+        Args:
+            x: [L, B, inputs], seen by every member.
+
+        Returns:
+            [L, E, B, inputs]; [L, B, inputs] without a member axis.
+        """
+        if self.sizes[-1] != 1 or self._layout.activation != "relu" or self._layout.norm != "none":
+            raise SpecError("the input gradient is offered for plain ReLU networks with one output")
+        return _InputGradientFunction.apply(x.detach(), self.flat, *self._call(None))
 
     def _call(self, member: int | None) -> tuple[_Stack, int | None]:
         """The parameters that a call reads, and how many members share an input."""
@@ -228,58 +393,8 @@ class StackedMLP:
         self.flat.lerp_(online.flat.detach(), rate)
 
 
-def select_matmul(mode: str = "auto") -> str:
-    """Choose how float32 matrices are multiplied on the CPU, and say what was chosen.
-
-    torch multiplies with MKL by default. On some CPUs (AMD with AVX-512) oneDNN is twice as fast at the same
-    accuracy, but torch offers it only through the precision "medium", which allows bfloat16 and uses it where the
-    CPU has bfloat16 units. So the choice is made by measurement: "auto" takes oneDNN only if its result is as
-    accurate as float32 and it is at least 15 % faster. The choice changes results in the last bits, hence it is
-    recorded with every run and never changes while a process trains.
-
-    Args:
-        mode: "auto", "default" (never change anything) or "onednn" (refused where it is not float32).
-
-    Returns:
-        A description for the run's environment record.
-    """
-    if mode not in ("auto", "default", "onednn"):
-        raise SpecError(f"unknown matmul mode {mode!r}", "", "use auto, default or onednn")
-    torch.set_float32_matmul_precision("highest")
-    if mode == "default":
-        return "default"
-    rng = generator(0, "matmul probe")
-    a = torch.from_numpy(rng.standard_normal((4, 256, 256), np.float32))
-    b = torch.from_numpy(rng.standard_normal((4, 256, 256), np.float32))
-    exact = torch.bmm(a.double(), b.double())
-
-    def probe(precision: str) -> tuple[float, float]:
-        torch.set_float32_matmul_precision(precision)
-        error = float((torch.bmm(a, b) - exact).abs().max() / exact.abs().max())
-        return error, _seconds(a, b)
-
-    with torch.no_grad():
-        default_error, default_seconds = probe("highest")
-        error, seconds = probe("medium")
-    accurate = error < max(8 * default_error, 1e-5)
-    if accurate and (mode == "onednn" or seconds < default_seconds / 1.15):
-        return f"onednn (relative error {error:.0e}, {default_seconds / seconds:.2f} times the default's speed)"
-    torch.set_float32_matmul_precision("highest")
-    if mode == "onednn":
-        raise SpecError(
-            "oneDNN does not multiply in float32 precision on this machine",
-            f"its relative error is {error:.0e} against {default_error:.0e}",
-            "use the matmul mode auto or default",
-        )
-    reason = f"relative error {error:.0e}" if not accurate else "not faster"
-    return f"default (oneDNN: {reason})"
-
-
-def _seconds(a: Tensor, b: Tensor, repeats: int = 15) -> float:
-    """Fastest of several timings of one batched product."""
-    best = math.inf
-    for _ in range(repeats):
-        start = time.perf_counter()
-        torch.bmm(a, b)
-        best = min(best, time.perf_counter() - start)
-    return best
+def _orthogonal(rng: np.random.Generator, inputs: int, outputs: int) -> np.ndarray:
+    """A random matrix [inputs, outputs] with orthonormal rows or columns, whichever are fewer."""
+    q, r = np.linalg.qr(rng.standard_normal((max(inputs, outputs), min(inputs, outputs))))
+    q = q * np.sign(np.diag(r))  # makes the distribution uniform (Mezzadri 2007)
+    return q if inputs >= outputs else q.T

@@ -103,7 +103,7 @@ def _device() -> list[Check]:
         return f"{chosen} ({name}), {os.cpu_count()} processors, torch uses {torch.get_num_threads()} threads"
 
     def matmul() -> str:
-        from offbench.algorithms.networks import select_matmul
+        from offbench.algorithms.matmul import select_matmul
 
         return select_matmul("auto")
 

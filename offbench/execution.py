@@ -20,7 +20,7 @@ import torch
 
 from offbench.algorithms import get_algorithm
 from offbench.algorithms.base import shareable_fields
-from offbench.algorithms.networks import select_matmul
+from offbench.algorithms.matmul import select_matmul
 from offbench.device import select_device
 from offbench.errors import RunError, SpecError
 from offbench.events import Listener, SuiteFinished, SuiteStarted, Warned, ignore
@@ -96,7 +96,7 @@ def run_suite(
         max_lanes: most runs that train together; default so that every worker has work (32 on a GPU).
         on_event: called in this process with every event.
         threads: torch threads per worker.
-        matmul: "auto", "default" or "onednn", see `offbench.algorithms.networks.select_matmul`.
+        matmul: "auto", "default" or "onednn", see `offbench.algorithms.matmul.select_matmul`.
 
     Returns:
         What was done. After Ctrl-C or SIGTERM the workers write checkpoints and the summary says `interrupted`;

@@ -30,7 +30,7 @@ class Group:
         runs: equal in dataset, algorithm, preprocessing, protocol and all configuration fields that lanes of one
             algorithm object must share.
         checkpoint_every: updates between checkpoints.
-        matmul: "default" or "onednn", see `offbench.algorithms.networks.select_matmul`.
+        matmul: "default" or "onednn", see `offbench.algorithms.matmul.select_matmul`.
         threads: torch threads.
     """
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from offbench.algorithms.networks import select_matmul
+from offbench.algorithms.matmul import select_matmul
 from offbench.datasets import Dataset, load_dataset
 from offbench.device import describe_machine
 from offbench.errors import OffbenchError, StorageError

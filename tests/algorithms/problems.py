@@ -20,17 +20,29 @@ IDS = [f"{name}-{'discrete' if space.discrete else 'continuous'}" for name, spac
 
 def torch_networks(net: StackedMLP, lane: int = 0) -> list[nn.Sequential]:
     """The members of a lane as ordinary torch modules with copied weights."""
-    views = net._layout.views(net.flat.detach()[lane])
+    layout, flat = net._layout, net.flat.detach()[lane]
+    norms = layout.norm_views(flat)
     networks = []
     for member in range(net.members or 1):
         layers: list[nn.Module] = []
-        for weight, bias in views:
+        for index, (weight, bias) in enumerate(layout.views(flat)):
             layer = nn.Linear(weight.shape[1], weight.shape[2])
             with torch.no_grad():
                 layer.weight.copy_(weight[member].T)
                 layer.bias.copy_(bias[member, 0])
-            layers += [layer, nn.ReLU()]
-        networks.append(nn.Sequential(*layers[:-1]))
+            layers.append(layer)
+            if index == len(net.sizes) - 2:
+                break
+            activation = nn.ReLU() if layout.activation == "relu" else nn.SELU()
+            if layout.norm == "none":
+                layers.append(activation)
+                continue
+            norm = nn.LayerNorm(net.sizes[index + 1])
+            with torch.no_grad():
+                norm.weight.copy_(norms[index][0][member, 0])
+                norm.bias.copy_(norms[index][1][member, 0])
+            layers += [norm, activation] if layout.norm == "before" else [activation, norm]
+        networks.append(nn.Sequential(*layers))
     return networks
 
 

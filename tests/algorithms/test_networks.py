@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from offbench.algorithms.networks import StackedMLP, select_matmul
+from offbench.algorithms.matmul import select_matmul
+from offbench.algorithms.networks import StackedMLP
 from offbench.errors import SpecError
 
 from .problems import torch_networks
@@ -39,6 +40,88 @@ def test_forward_and_backward_equal_separate_networks(lanes: int, members: int |
                 torch.testing.assert_close(biases[member, 0], layer.bias.grad, rtol=1e-4, atol=1e-4)
             expected_x[lane] += mine.grad
     torch.testing.assert_close(x_gradient, expected_x, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("activation", ["relu", "selu"])
+@pytest.mark.parametrize("norm", ["none", "before", "after"])
+@pytest.mark.parametrize("members", [None, 2])
+def test_activations_and_normalization_equal_torch_layers(activation: str, norm: str, members: int | None) -> None:
+    net = StackedMLP(SIZES, [0, 1], "n", members=members, activation=activation, norm=norm)
+    with torch.no_grad():
+        net.flat.add_(0.3 * torch.randn_like(net.flat))  # gains and offsets other than 1 and 0
+    x = torch.randn(2, 7, 5, requires_grad=True)
+    output = net(x)
+    weight = torch.randn_like(output)
+    gradient, x_gradient = torch.autograd.grad((output * weight).sum(), [net.flat, x])
+    expected_x = torch.zeros_like(x)
+    for lane in range(2):
+        for member in range(members or 1):
+            index = (lane,) if members is None else (lane, member)
+            reference = torch_networks(net, lane)[member]
+            mine = x.detach()[lane].requires_grad_()
+            result = reference(mine)
+            torch.testing.assert_close(output[index], result)
+            (result * weight[index]).sum().backward()
+            expected_x[lane] += mine.grad
+            rows = gradient[lane].view(members or 1, -1)[member : member + 1]
+            linear = [layer for layer in reference if isinstance(layer, nn.Linear)]
+            for layer, (weights, biases) in zip(linear, net._layout.views(rows), strict=True):
+                torch.testing.assert_close(weights[0].T, layer.weight.grad, rtol=1e-4, atol=1e-5)
+                torch.testing.assert_close(biases[0, 0], layer.bias.grad, rtol=1e-4, atol=1e-5)
+            norms = [layer for layer in reference if isinstance(layer, nn.LayerNorm)]
+            for layer, (gains, offsets) in zip(norms, net._layout.norm_views(rows), strict=True):
+                torch.testing.assert_close(gains[0, 0], layer.weight.grad, rtol=1e-4, atol=1e-5)
+                torch.testing.assert_close(offsets[0, 0], layer.bias.grad, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(x_gradient, expected_x, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("members", [None, 3])
+def test_input_gradient_and_its_derivative_equal_autograds(members: int | None) -> None:
+    net = StackedMLP((5, 16, 8, 1), [0, 1], "n", members=members)
+    x = torch.randn(2, 7, 5)
+    ours = net.input_gradient(x)
+    weight = torch.randn_like(ours)
+    (gradient,) = torch.autograd.grad((ours.square() * weight).sum(), [net.flat])
+    for lane in range(2):
+        for member in range(members or 1):
+            index = (lane,) if members is None else (lane, member)
+            reference = torch_networks(net, lane)[member]
+            mine = x[lane].clone().requires_grad_()
+            (expected,) = torch.autograd.grad(reference(mine).sum(), [mine], create_graph=True)
+            torch.testing.assert_close(ours[index], expected)
+            (expected.square() * weight[index]).sum().backward()
+            rows = gradient[lane].view(members or 1, -1)[member : member + 1]
+            linear = [layer for layer in reference if isinstance(layer, nn.Linear)]
+            for layer, (weights, biases) in zip(linear, net._layout.views(rows), strict=True):
+                torch.testing.assert_close(weights[0].T, layer.weight.grad, rtol=1e-4, atol=1e-5)
+                assert biases.abs().sum() == 0
+
+
+def test_input_gradient_is_for_plain_networks() -> None:
+    with pytest.raises(SpecError, match="plain ReLU"):
+        StackedMLP((5, 8, 1), [0], "n", norm="after").input_gradient(torch.randn(1, 4, 5))
+
+
+def test_starts_follow_their_definitions() -> None:
+    def layers(start: str, last: float | None = None) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        net = StackedMLP((40, 60, 30, 3), [7], "n", start=start, last=last, norm="after")
+        assert all((gain == 1).all() and (offset == 0).all() for gain, offset in net._layout.norm_views(net.flat[0]))
+        return [(w.detach()[0], b.detach()[0]) for w, b in net._layout.views(net.flat[0])]
+
+    for weight, bias in layers("edac")[:-1]:
+        assert (bias == 0.1).all()
+        assert 0.9 < weight.abs().max() * math.sqrt(len(weight)) <= 1
+    weight, bias = layers("edac", 3e-3)[-1]
+    assert 2.8e-3 < weight.abs().max() <= 3e-3
+    assert 0 < bias.abs().max() <= 3e-3
+    for index, (weight, bias) in enumerate(layers("orthogonal")):
+        gain = math.sqrt(2) if index < 2 else 1e-2
+        small = weight @ weight.T if weight.shape[0] < weight.shape[1] else weight.T @ weight
+        torch.testing.assert_close(small, gain**2 * torch.eye(len(small)), atol=1e-5, rtol=1e-5)
+        assert (bias == 0).all()
+    weight, bias = layers("kaiming")[0]
+    assert weight.std().item() == pytest.approx(1 / math.sqrt(40), rel=0.05)
+    assert (bias == 0).all()
 
 
 def test_two_calls_in_one_loss_add_their_gradients() -> None:
