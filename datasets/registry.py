@@ -3,29 +3,28 @@
 from __future__ import annotations
 
 import contextlib
-import inspect
 import os
 import re
 import sys
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from gymnasium import spaces
 
-from offbench.datasets.d4rl import read_d4rl, row_sizes
+from offbench.datasets.d4rl import read_d4rl
 from offbench.datasets.dataset import Dataset
 from offbench.datasets.download import cache_dir, download
+from offbench.datasets.formats import check_options, looks_like_path, read_path, task_options
 from offbench.datasets.minari_format import dataset_folder, minari_root, read_minari
 from offbench.datasets.records import Reference
-from offbench.datasets.references import D4RLEntry, d4rl_entries, entry_for_file_name
+from offbench.datasets.references import D4RLEntry, d4rl_entries
 from offbench.datasets.spaces import space_from_json
 from offbench.errors import DatasetError, MissingExtraError, SpecError, UnknownNameError
 
 __all__ = ["DatasetEntry", "cache_dir", "list_datasets", "load_dataset"]
 
-HDF5_SUFFIXES = (".hdf5", ".h5")
 MINARI_PREFIX = "minari:"
 _MINARI_ID = re.compile(r"(?:[-\w]+/)*[-\w]+-v\d+")
 
@@ -59,10 +58,11 @@ def load_dataset(id_or_path: str | Path, **options: Any) -> Dataset:
               then downloaded);
             - a Minari id, "minari:mujoco/hopper/expert-v0" or without the prefix if it has a namespace or is
               there locally (searched in $MINARI_DATASETS_PATH or ~/.minari/datasets, then downloaded);
-            - an .hdf5 or .h5 file in D4RL's layout, or the folder of a Minari dataset.
-        options: for files and D4RL ids those of `read_d4rl` (environment, reference, horizon, action_space,
-            observation_space, name); for Minari those of `read_minari`; for recipes force and progress. A reference
-            may be a mapping of its fields and a space its JSON description, as written in a suite file.
+            - a file or folder in one of `formats.FORMATS`: HDF5 in D4RL's layout, a Minari folder, ...
+        options: for paths `format` and those of the format's reader; for D4RL ids those of `read_d4rl` (environment,
+            reference, horizon, action_space, observation_space, name); for Minari those of `read_minari`; for
+            recipes force and progress. A reference may be a mapping of its fields and a space its JSON description,
+            as written in a suite file.
 
     Raises:
         UnknownNameError: no dataset of that id; the message names near ones.
@@ -71,19 +71,19 @@ def load_dataset(id_or_path: str | Path, **options: Any) -> Dataset:
     """
     options = {name: _plain_option(name, value) for name, value in options.items() if value is not None}
     if isinstance(id_or_path, Path):
-        return _load_path(id_or_path, options)
+        return read_path(id_or_path, **options)
     from offbench.datasets import recipes
 
     name = id_or_path
     if name in recipes.RECIPES:
-        _check_options(name, options, recipes.load)
+        check_options(name, options, recipes.load)
         return recipes.load(name, **options)
     if name in d4rl_entries():
         return _load_d4rl(d4rl_entries()[name], options)
     if name.startswith(MINARI_PREFIX):
         return _load_minari(name.removeprefix(MINARI_PREFIX), options)
-    if name.endswith(HDF5_SUFFIXES) or dataset_folder(Path(name).expanduser()) is not None:
-        return _load_path(Path(name), options)
+    if looks_like_path(name):
+        return read_path(name, **options)
     if _MINARI_ID.fullmatch(name) and ("/" in name or dataset_folder(minari_root() / name) is not None):
         return _load_minari(name, options)
     raise _unknown(name)
@@ -144,61 +144,14 @@ def _plain_option(name: str, value: Any) -> Any:
     return value
 
 
-def _check_options(dataset: str, options: Mapping[str, Any], reader: Callable[..., Any]) -> None:
-    parameters = inspect.signature(reader).parameters.values()
-    known = [parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY]
-    for name in options:
-        if name not in known:
-            raise UnknownNameError(f"option for dataset {dataset!r}:", name, known)
-
-
-def _load_path(path: Path, options: dict[str, Any]) -> Dataset:
-    path = path.expanduser()
-    if path.is_dir():
-        _check_options(str(path), options, read_minari)
-        return read_minari(path, **options)
-    _check_options(str(path), options, read_d4rl)
-    if not path.exists():
-        raise DatasetError(f"no dataset at {path}", "", "check the path; `offbench data list` shows the known ids")
-    inferred = None
-    if "environment" not in options:
-        inferred = _infer_from_name(path)
-        if inferred is not None:
-            options = {**_defaults(inferred), **options}
-    dataset = read_d4rl(path, **options)
-    if inferred is None:
-        return dataset
-    note = f"the task is D4RL's {inferred.id}, by the file's name and the sizes of its rows"
-    details = {**dataset.provenance.details, "inferred": note}
-    return dataset.replace(provenance=replace(dataset.provenance, details=details))
-
-
-def _infer_from_name(path: Path) -> D4RLEntry | None:
-    """Return the D4RL entry that the name suggests, if the rows of the file have its sizes."""
-    entry = entry_for_file_name(path.stem)
-    if entry is None or None in (entry.observation_size, entry.action_size):
-        return None
-    return entry if row_sizes(path) == (entry.observation_size, entry.action_size) else None
-
-
-def _defaults(entry: D4RLEntry) -> dict[str, Any]:
-    known = {
-        "environment": entry.environment,
-        "reference": entry.reference,
-        "horizon": entry.horizon,
-        "action_space": entry.action_space,
-    }
-    return {name: value for name, value in known.items() if value is not None}
-
-
 def _load_d4rl(entry: D4RLEntry, options: dict[str, Any]) -> Dataset:
-    _check_options(entry.id, options, read_d4rl)
+    check_options(entry.id, options, read_d4rl)
     path = _local_d4rl(entry)
     if path is None:
         if entry.url is None:
             raise DatasetError(f"the address of {entry.id} is not known", "", "pass the path of its file instead")
         path = download(entry.url, cache_dir() / "d4rl" / _file_name(entry))
-    return read_d4rl(path, **{"name": entry.id, "source": f"d4rl:{entry.id}", **_defaults(entry), **options})
+    return read_d4rl(path, **{"name": entry.id, "source": f"d4rl:{entry.id}", **task_options(entry), **options})
 
 
 def _file_name(entry: D4RLEntry) -> str:
@@ -216,7 +169,7 @@ def _local_d4rl(entry: D4RLEntry) -> Path | None:
 
 
 def _load_minari(dataset_id: str, options: dict[str, Any]) -> Dataset:
-    _check_options(dataset_id, options, read_minari)
+    check_options(dataset_id, options, read_minari)
     if not _MINARI_ID.fullmatch(dataset_id):
         raise DatasetError(
             f"{dataset_id!r} is not a Minari dataset id", "", "write it as NAMESPACE/NAME-v0, with the version"
