@@ -313,9 +313,19 @@ class Algorithm(ABC):
         """A numeric hyper-parameter of every lane."""
         return [float(getattr(config, field)) for config in self.configs]
 
-    def network(self, name: str, sizes: Sequence[int], *, members: int | None = None, target: bool = False) -> Any:
-        """Make a stacked network that is part of the checkpoint; with `target`, it and its target network."""
-        network = StackedMLP(sizes, self.seeds, name, members=members, device=self.device)
+    def scalar_of(self, field: str) -> float | Tensor:
+        """A numeric hyper-parameter: one number, or [L] where lanes differ (it multiplies losses)."""
+        value = self.value_of(field)
+        return value.squeeze(1) if isinstance(value, Tensor) else value
+
+    def network(
+        self, name: str, sizes: Sequence[int], *, members: int | None = None, target: bool = False, **options: Any
+    ) -> Any:
+        """Make a stacked network that is part of the checkpoint; with `target`, it and its target network.
+
+        `options` are those of `StackedMLP`: activation, norm, start, last.
+        """
+        network = StackedMLP(sizes, self.seeds, name, members=members, device=self.device, **options)
         self._networks[name] = network
         if not target:
             return network

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -10,6 +9,7 @@ import torch
 from torch import Tensor
 
 from offbench.algorithms.base import Algorithm, Batch, Config, Requires, option
+from offbench.algorithms.gaussian import log_density
 
 
 @dataclass(frozen=True)
@@ -105,16 +105,13 @@ class IQL(Algorithm):
         return (weight * advantage.square()).mean(1)
 
     def imitation_loss(self, batch: Batch) -> Tensor:
-        """-log pi(a|s) up to a constant for the Gaussian, or the squared distance, [L, B]."""
+        """-log pi(a|s), or the squared distance of the deterministic policy, [L, B]."""
         output = self.actor(batch["observations"])
         if self.space.discrete:
             return -output.log_softmax(-1).gather(-1, batch["actions"].unsqueeze(-1)).squeeze(-1)
-        distance = torch.tanh(output) - batch["actions"]
         if not self.gaussian:
-            return distance.square().sum(-1)
-        log_std = self.log_std.clamp(-20.0, 2.0).unsqueeze(1)
-        scaled = distance * torch.exp(-log_std)
-        return (0.5 * scaled.square() + log_std).sum(-1) + 0.5 * math.log(2 * math.pi) * self.space.action_size
+            return (torch.tanh(output) - batch["actions"]).square().sum(-1)
+        return -log_density(batch["actions"], torch.tanh(output), self.log_std.clamp(-20.0, 2.0).unsqueeze(1))
 
     # --- update ---
 

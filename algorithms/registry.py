@@ -16,6 +16,10 @@ _BUILTIN = {
     "bc": "offbench.algorithms.bc:BC",
     "td3_bc": "offbench.algorithms.td3_bc:TD3BC",
     "iql": "offbench.algorithms.iql:IQL",
+    "cql": "offbench.algorithms.cql:CQL",
+    "awac": "offbench.algorithms.awac:AWAC",
+    "sac_n": "offbench.algorithms.sac_n:SACN",
+    "edac": "offbench.algorithms.edac:EDAC",
 }
 _GROUP = "offbench.algorithms"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gymnasium
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from offbench.algorithms import get_algorithm
 from offbench.algorithms.base import Algorithm, Batch, ProblemSpec, make_config
@@ -14,7 +14,17 @@ from offbench.datasets import Dataset
 
 CONTINUOUS = ProblemSpec(5, 2, False, (-1.0, -1.0), (1.0, 1.0))
 DISCRETE = ProblemSpec(5, 3, True)
-CASES = [("bc", CONTINUOUS), ("bc", DISCRETE), ("td3_bc", CONTINUOUS), ("iql", CONTINUOUS), ("iql", DISCRETE)]
+CASES = [
+    ("bc", CONTINUOUS),
+    ("bc", DISCRETE),
+    ("td3_bc", CONTINUOUS),
+    ("iql", CONTINUOUS),
+    ("iql", DISCRETE),
+    ("cql", CONTINUOUS),
+    ("awac", CONTINUOUS),
+    ("sac_n", CONTINUOUS),
+    ("edac", CONTINUOUS),
+]
 IDS = [f"{name}-{'discrete' if space.discrete else 'continuous'}" for name, space in CASES]
 
 
@@ -46,13 +56,41 @@ def torch_networks(net: StackedMLP, lane: int = 0) -> list[nn.Sequential]:
     return networks
 
 
+class Plain:
+    """A stacked network of one lane as ordinary torch modules, one per member."""
+
+    def __init__(self, net: StackedMLP) -> None:
+        self.modules = torch_networks(net)
+
+    def __call__(self, *inputs: Tensor, member: int = 0) -> Tensor:
+        return self.modules[member](torch.cat(inputs, -1))
+
+    def parameters(self) -> list[nn.Parameter]:
+        return [p for module in self.modules for p in module.parameters()]
+
+    def move(self, source: Plain, rate: float) -> None:
+        with torch.no_grad():
+            for mine, other in zip(self.parameters(), source.parameters(), strict=True):
+                mine.copy_((1 - rate) * mine + rate * other)
+
+    def assert_equals(self, net: StackedMLP) -> None:
+        twin = Plain(net)
+        for mine, other in zip(self.parameters(), twin.parameters(), strict=True):
+            torch.testing.assert_close(mine, other, rtol=1e-4, atol=2e-5)
+
+
+def adam(*nets: Plain) -> torch.optim.Adam:
+    return torch.optim.Adam([p for net in nets for p in net.parameters()], lr=3e-4)
+
+
 def make(name: str, space: ProblemSpec, seeds: list[int], total_updates: int = 1000, **values: object) -> Algorithm:
     """An algorithm with small networks; values that are lists give one value per lane."""
     algorithm = get_algorithm(name)
     configs = []
     for lane in range(len(seeds)):
         mine = {key: value[lane] if isinstance(value, list) else value for key, value in values.items()}
-        configs.append(make_config(algorithm.config_class, {"hidden": (16, 16), **mine}))
+        small = {field: (16, 16) for field in ("hidden", "critic_hidden") if hasattr(algorithm.config_class, field)}
+        configs.append(make_config(algorithm.config_class, {**small, **mine}))
     return algorithm(configs, space, seeds, "cpu", total_updates)
 
 
@@ -78,7 +116,8 @@ def random_noise(algorithm: Algorithm, size: int, seed: int) -> dict[str, torch.
     """Noise as the algorithm declares it."""
     g = torch.Generator().manual_seed(seed)
     spec = algorithm.noise_spec(size)
-    return {name: torch.randn(algorithm.lanes, *noise.shape, generator=g) for name, noise in spec.items()}
+    draw = {"normal": torch.randn, "uniform": torch.rand}
+    return {name: draw[noise.kind](algorithm.lanes, *noise.shape, generator=g) for name, noise in spec.items()}
 
 
 def random_dataset(*, discrete: bool, episodes: int = 20, length: int = 25, seed: int = 0) -> Dataset:

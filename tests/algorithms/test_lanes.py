@@ -23,14 +23,19 @@ def train(algorithm: Algorithm, space: ProblemSpec, first: int, last: int) -> No
         algorithm.update(*sampler.draw(step), step)
 
 
+# How many updates are compared. EDAC divides by the norms of small gradients and amplifies rounding errors: one weight
+# moved by 1e-7 is 1e-3 away after 200 updates of a single lane, as far as lanes are from separate runs.
+UPDATES = {"edac": 50}
+
+
 @pytest.mark.parametrize(("name", "space"), CASES, ids=IDS)
 def test_lanes_equal_separate_runs(name: str, space: ProblemSpec) -> None:
-    seeds = [3, 11, 4]
+    seeds, updates = [3, 11, 4], UPDATES.get(name, 200)
     together = make(name, space, seeds, 200)
-    train(together, space, 1, 200)
+    train(together, space, 1, updates)
     for lane, seed in enumerate(seeds):
         alone = make(name, space, [seed], 200)
-        train(alone, space, 1, 200)
+        train(alone, space, 1, updates)
         for key, value in alone.state_dict().items():
             torch.testing.assert_close(together.state_dict()[key][lane : lane + 1], value, rtol=1e-4, atol=1e-4)
 
@@ -59,15 +64,49 @@ def test_lanes_equal_separate_runs(name: str, space: ProblemSpec) -> None:
                 "learning_rate": [1e-3, 1e-4],
             },
         ),
+        (
+            "cql",
+            {
+                "conservatism": [1.0, 10.0],
+                "discount": [0.9, 0.99],
+                "target_rate": [0.1, 0.005],
+                "actor_learning_rate": [1e-3, 1e-4],
+                "critic_learning_rate": [1e-3, 1e-4],
+            },
+        ),
+        ("cql", {"lagrange": True, "gap": [0.5, 5.0]}),
+        (
+            "awac",
+            {
+                "temperature": [0.3, 1.0],
+                "discount": [0.9, 0.99],
+                "target_rate": [0.1, 0.005],
+                "learning_rate": [1e-3, 1e-4],
+            },
+        ),
+        (
+            "edac",
+            {
+                "diversity": [0.0, 5.0],
+                "discount": [0.9, 0.99],
+                "target_rate": [0.1, 0.005],
+                "actor_learning_rate": [1e-3, 1e-4],
+                "critic_learning_rate": [1e-3, 1e-4],
+                "temperature_learning_rate": [1e-2, 1e-4],
+            },
+        ),
     ],
 )
-def test_lanes_with_different_settings_equal_separate_runs(name: str, values: dict[str, list[float]]) -> None:
-    assert values.keys() <= shareable_fields(get_algorithm(name))
+def test_lanes_with_different_settings_equal_separate_runs(name: str, values: dict[str, object]) -> None:
+    differing = {key for key, value in values.items() if isinstance(value, list)}
+    assert differing <= shareable_fields(get_algorithm(name))
+    updates = min(100, UPDATES.get(name, 200))
     together = make(name, CONTINUOUS, [3, 4], 200, **values)
-    train(together, CONTINUOUS, 1, 100)
+    train(together, CONTINUOUS, 1, updates)
     for lane, seed in enumerate([3, 4]):
-        alone = make(name, CONTINUOUS, [seed], 200, **{key: value[lane] for key, value in values.items()})
-        train(alone, CONTINUOUS, 1, 100)
+        mine = {key: value[lane] if isinstance(value, list) else value for key, value in values.items()}
+        alone = make(name, CONTINUOUS, [seed], 200, **mine)
+        train(alone, CONTINUOUS, 1, updates)
         for key, value in alone.state_dict().items():
             torch.testing.assert_close(together.state_dict()[key][lane : lane + 1], value, rtol=1e-4, atol=1e-4)
 
@@ -148,7 +187,7 @@ def test_unknown_names_suggest_known_ones() -> None:
         make_config(get_algorithm("iql").config_class, {"policy": "normal"})
 
 
-@pytest.mark.parametrize("name", ["bc", "td3_bc", "iql"])
+@pytest.mark.parametrize("name", algorithm_names())
 def test_presets_are_valid_and_say_where_they_come_from(name: str) -> None:
     content = load_presets(name)
     assert content["default"] in content["presets"]

@@ -13,37 +13,9 @@ from torch import Tensor, nn
 
 from offbench.algorithms.base import ProblemSpec, Requires
 from offbench.algorithms.batches import LaneSampler, Preprocessing, TransitionBuffer
-from offbench.algorithms.networks import StackedMLP
 from offbench.datasets import Dataset
 
-from .problems import CASES, CONTINUOUS, DISCRETE, IDS, make, random_batch, random_noise, torch_networks
-
-
-class Plain:
-    """A stacked network of one lane as ordinary torch modules, one per member."""
-
-    def __init__(self, net: StackedMLP) -> None:
-        self.modules = torch_networks(net)
-
-    def __call__(self, *inputs: Tensor, member: int = 0) -> Tensor:
-        return self.modules[member](torch.cat(inputs, -1))
-
-    def parameters(self) -> list[nn.Parameter]:
-        return [p for module in self.modules for p in module.parameters()]
-
-    def move(self, source: Plain, rate: float) -> None:
-        with torch.no_grad():
-            for mine, other in zip(self.parameters(), source.parameters(), strict=True):
-                mine.copy_((1 - rate) * mine + rate * other)
-
-    def assert_equals(self, net: StackedMLP) -> None:
-        twin = Plain(net)
-        for mine, other in zip(self.parameters(), twin.parameters(), strict=True):
-            torch.testing.assert_close(mine, other, rtol=1e-4, atol=2e-5)
-
-
-def adam(*nets: Plain) -> torch.optim.Adam:
-    return torch.optim.Adam([p for net in nets for p in net.parameters()], lr=3e-4)
+from .problems import CASES, CONTINUOUS, DISCRETE, IDS, Plain, adam, make, random_batch, random_noise
 
 
 def test_td3_bc_equals_the_paper_written_out() -> None:
