@@ -32,7 +32,7 @@ import torch
 from offbench.algorithms import get_algorithm
 from offbench.algorithms.base import make_config
 from offbench.algorithms.batches import LaneSampler, Preprocessing, TransitionBuffer
-from offbench.algorithms.networks import select_matmul
+from offbench.algorithms.matmul import select_matmul
 from offbench.datasets import Dataset
 
 OBSERVATION, ACTION, TRANSITIONS = 11, 3, 100_000
