@@ -1,19 +1,32 @@
-"""The cache folder and downloads into it: complete and checked, or not there at all."""
+"""The cache folder and downloads into it: complete and checked, or not there at all.
+
+A download goes to a hidden folder beside its target, is resumed after an interruption, checked, and renamed. The
+SHA-256 of what arrived is recorded there, so that later changes of the file, or of what the server sends, are noticed.
+"""
 
 from __future__ import annotations
 
-import contextlib
+import hashlib
+import json
 import os
-import shutil
 import sys
-import urllib.error
-import urllib.request
-from http.client import HTTPException, IncompleteRead
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime, timezone
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
+from offbench.datasets.download_transfer import PartState, Progress, TransferError, discard, fetch_into
 from offbench.errors import DatasetError, StorageError
 
 TIMEOUT = 30.0  # seconds without any data
+ATTEMPTS = 4  # per address, for failures that may pass
+PAUSE = 1.0  # seconds before the second attempt; doubled for each further one
+LONGEST_PAUSE = 60.0
+LOCK_TIMEOUT = 24 * 3600.0  # another process may be downloading the same large file
+SIDE_FOLDER = ".downloads"  # beside the target: partial files, locks and records
 
 
 def cache_dir() -> Path:
@@ -33,60 +46,201 @@ def cache_dir() -> Path:
     return base / "offbench"
 
 
-def download(url: str, target: Path, *, timeout: float = TIMEOUT) -> Path:
-    """Download `url` to `target` and return it; an existing `target` is replaced.
+def is_offline() -> bool:
+    """Whether downloads are forbidden: $OFFBENCH_OFFLINE is set to something but 0, false, no or off."""
+    return os.environ.get("OFFBENCH_OFFLINE", "").strip().lower() not in ("", "0", "false", "no", "off")
 
-    The data go to `<name>.<process>.part` beside it, whose size is compared with the announced one before it is
-    renamed, so an interrupted download never looks like a dataset and two processes may download at once.
+
+@dataclass(frozen=True)
+class Record:
+    """What a download brought: the answer to "is this still the file that I got?".
+
+    Attributes:
+        url: where it came from.
+        sha256: hex digest of the content.
+        size: bytes.
+        validator: the server's ETag or Last-Modified date.
+        downloaded: date and time, UTC, ISO 8601.
+        published: the content was compared with a checksum that its publisher gives.
+    """
+
+    url: str
+    sha256: str
+    size: int
+    validator: str | None
+    downloaded: str
+    published: bool
+
+
+def download(
+    urls: str | Sequence[str],
+    target: Path,
+    *,
+    checksum: str | None = None,
+    force: bool = False,
+    timeout: float = TIMEOUT,
+    attempts: int = ATTEMPTS,
+    pause: float = PAUSE,
+    progress: Progress | None = None,
+) -> Path:
+    """Download a file to `target`, from the first address that gives it, and return `target`.
+
+    An existing `target` is kept unless `force` is set, and replaced only by a complete, checked file. Interrupted
+    downloads are resumed where the server can say that the file is still the same. Processes that want the same file
+    wait for each other.
+
+    Args:
+        urls: the address, or several in order of preference (mirrors).
+        checksum: "sha256:HEX" or "md5:HEX" if the publisher gives one. Without one the file must equal what was
+            recorded when it was first downloaded to this target, if it was.
+        timeout: seconds without any data after which a server counts as stalled.
+        attempts: per address, for failures that may pass (server errors, broken connections, stalls).
+        pause: seconds before the second attempt, doubled for each further one.
+        progress: called with (bytes so far, bytes in all or None).
 
     Raises:
-        DatasetError: the server refuses, lacks the file, cannot be reached, or closed the connection early.
+        DatasetError: offline mode, or no address gives the file; the message has the reason for each.
         StorageError: the file cannot be written.
     """
-    by_hand = f"download it by hand from {url} (or a mirror) and put it at {target}"
-    part = target.with_name(f"{target.name}.{os.getpid()}.part")
+    addresses = [urls] if isinstance(urls, str) else list(urls)
+    if target.exists() and not force:
+        return target
+    if is_offline():
+        raise DatasetError(
+            f"{target.name} is not on this machine and OFFBENCH_OFFLINE forbids downloads",
+            f"looked for {target}",
+            f"fetch it on a machine with a network ({addresses[0]}) and put it there, or unset OFFBENCH_OFFLINE",
+        )
+    part = _side_file(target, "part")
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
+        part.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(_side_file(target, "lock"), timeout=LOCK_TIMEOUT):
+            if target.exists() and not force:
+                return target  # another process has just finished it
+            _from_any(addresses, target, part, checksum, force, timeout, max(1, attempts), pause, progress)
+    except Timeout as error:
         raise StorageError(
-            f"cannot create {target.parent}", str(error), "set OFFBENCH_CACHE to a writable folder"
-        ) from error
-    try:
-        announced = _fetch(url, part, timeout)
-        size = part.stat().st_size
-        if announced is not None and size != announced:
-            raise DatasetError(
-                f"the download of {url} is incomplete",
-                f"{size} of {announced} bytes arrived before the connection closed",
-                f"try again, or {by_hand}",
-            )
-        part.replace(target)
-    except urllib.error.HTTPError as error:
-        raise DatasetError(
-            f"the server refused {url} (HTTP {error.code} {error.reason})",
-            "the file was moved, or the server blocks or limits downloads",
-            f"try again later, or {by_hand}",
-        ) from error
-    except (urllib.error.URLError, HTTPException, TimeoutError, ConnectionError) as error:
-        reason = getattr(error, "reason", None) or error
-        raise DatasetError(
-            f"cannot download {url}", f"{type(error).__name__}: {reason}", f"check the network, or {by_hand}"
+            f"another process has been downloading {target.name} for a day", f"it holds {error.lock_file}"
         ) from error
     except OSError as error:
         raise StorageError(
-            f"cannot write {part}", str(error), "free disk space or set OFFBENCH_CACHE to another folder"
+            f"cannot write {target}", str(error), "free disk space or set OFFBENCH_CACHE to another folder"
         ) from error
-    finally:
-        part.unlink(missing_ok=True)
     return target
 
 
-def _fetch(url: str, part: Path, timeout: float) -> int | None:
-    """Write what `url` sends to `part` and return the size that the server announced, if it did."""
-    request = urllib.request.Request(url, headers={"User-Agent": "offbench"})
-    with urllib.request.urlopen(request, timeout=timeout) as response, part.open("wb") as stream:
-        # Some Python versions raise for a short answer and some do not; the caller compares the sizes.
-        with contextlib.suppress(IncompleteRead):
-            shutil.copyfileobj(response, stream, length=1 << 20)
-        announced = response.headers.get("Content-Length")
-    return None if announced is None else int(announced)
+def read_record(target: Path) -> Record | None:
+    """Return what was recorded when `target` was downloaded; None if it was not, or not by offbench."""
+    try:
+        return Record(**json.loads(_side_file(target, "json").read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def verify(path: Path, checksum: str | None = None) -> str:
+    """Compare a file with the publisher's checksum, or else with the record of its download.
+
+    Returns:
+        "published" (equals the publisher's checksum), "recorded" (equals what was downloaded) or "unknown" (there is
+        nothing to compare with).
+
+    Raises:
+        DatasetError: the file is missing or differs.
+    """
+    if not path.is_file():
+        raise DatasetError(f"there is no file {path}", "", "fetch it with `offbench data prefetch`")
+    record = read_record(path)
+    expected = checksum or (f"sha256:{record.sha256}" if record else None)
+    if expected is None:
+        return "unknown"
+    found = digest(path, expected.partition(":")[0])
+    if found != expected:
+        raise DatasetError(
+            f"{path} is not the file that it should be",
+            f"{'published' if checksum else 'recorded at the download'}: {expected}; found: {found}",
+            "it was damaged or changed: delete it and fetch it again",
+        )
+    return "published" if checksum else "recorded"
+
+
+def digest(path: Path, algorithm: str = "sha256") -> str:
+    """Return "ALGORITHM:HEX" of a file's content; the algorithm is sha256 or md5."""
+    if algorithm not in ("sha256", "md5"):
+        raise DatasetError(f"the checksum algorithm {algorithm!r} is not known", "", "use sha256 or md5")
+    state = hashlib.new(algorithm, usedforsecurity=False)
+    with path.open("rb") as stream:
+        while chunk := stream.read(1 << 20):
+            state.update(chunk)
+    return f"{algorithm}:{state.hexdigest()}"
+
+
+def _from_any(
+    addresses: Sequence[str],
+    target: Path,
+    part: Path,
+    checksum: str | None,
+    force: bool,
+    timeout: float,
+    attempts: int,
+    pause: float,
+    progress: Progress | None,
+) -> None:
+    """Fetch, check and publish the file from the first address that works."""
+    failures = []
+    for url in addresses:
+        for attempt in range(attempts):
+            resumed = part.exists()
+            try:
+                state = fetch_into(part, url, timeout, progress)
+                _publish(part, target, state, checksum, force, resumed)
+                return
+            except TransferError as error:
+                failure = error
+                if error.permanent or attempt + 1 == attempts:
+                    break
+                time.sleep(min(max(pause * 2**attempt, error.wait), LONGEST_PAUSE))
+        failures.append(failure)
+    by_hand = f"download it by hand from {addresses[0]} (or a mirror) and put it at {target}"
+    if len(failures) == 1:
+        raise DatasetError(failures[0].what, failures[0].why, f"check the network, or try again later, or {by_hand}")
+    raise DatasetError(
+        f"none of {len(failures)} addresses gives {target.name}",
+        "; ".join(f"{failure.what}: {failure.why}" for failure in failures),
+        f"check the network, or try again later, or {by_hand}",
+    )
+
+
+def _publish(part: Path, target: Path, state: PartState, checksum: str | None, force: bool, resumed: bool) -> None:
+    """Check what has arrived, record it and give it its name. Only a file made of pieces is worth a second try."""
+    sha256 = digest(part)
+    found = sha256 if checksum is None or checksum.startswith("sha256:") else digest(part, "md5")
+    earlier = None if force else read_record(target)
+    if checksum is not None and found != checksum.lower():
+        discard(part)
+        raise TransferError(
+            f"{state.url} sent a damaged or another file",
+            f"its checksum is {found}, published is {checksum}",
+            permanent=not resumed,
+        )
+    if checksum is None and earlier is not None and sha256 != f"sha256:{earlier.sha256}":
+        discard(part)
+        raise TransferError(
+            f"{state.url} sends another file than at the first download",
+            f"sha256:{earlier.sha256} of {earlier.downloaded} is now {sha256}; "
+            f"if that is expected, delete {_side_file(target, 'json')}",
+            permanent=not resumed,
+        )
+    now = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    record = Record(
+        state.url, sha256.partition(":")[2], part.stat().st_size, state.validator, now, checksum is not None
+    )
+    # The record first: a file without one could not be checked, a record without a file does no harm.
+    aside = _side_file(target, "new")
+    aside.write_text(json.dumps(asdict(record), indent=2), encoding="utf-8")
+    aside.replace(_side_file(target, "json"))
+    part.replace(target)
+    discard(part)
+
+
+def _side_file(target: Path, suffix: str) -> Path:
+    return target.parent / SIDE_FOLDER / f"{target.name}.{suffix}"
