@@ -36,6 +36,9 @@ CORE_COLUMNS = (
     "sampling_weights",
 )
 
+# Fields that describe the columns without deciding what they may hold.
+LABELS = frozenset({"environment", "reference", "provenance", "name"})
+
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Dataset:
@@ -228,6 +231,18 @@ class Dataset:
             sampling_weights=None if sampling_weights is None else np.asarray(sampling_weights),
         )
 
+    @classmethod
+    def from_checked(cls, fingerprint: str, **values: Any) -> Dataset:
+        """Make a dataset of columns that were a dataset's before, without reading them: for memory-mapped columns.
+
+        Args:
+            fingerprint: of that dataset.
+            values: every field of the class; columns read-only and of canonical type.
+        """
+        dataset = object.__new__(cls)
+        dataset.__dict__.update({entry.name: values[entry.name] for entry in fields(cls)}, fingerprint=fingerprint)
+        return dataset
+
     @property
     def num_transitions(self) -> int:
         """N, the number of transitions."""
@@ -353,6 +368,11 @@ class Dataset:
         for name in changes:
             if name not in known:
                 raise UnknownNameError("dataset column", name, known)
+        if LABELS.issuperset(changes):
+            # No column changes, so none is checked again and what was computed from them stays true.
+            relabelled = object.__new__(type(self))
+            relabelled.__dict__.update(self.__dict__, **changes)
+            return relabelled
         return replace(self, **changes)
 
     def with_transform(self, record: TransformRecord, **changes: Any) -> Dataset:
