@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from offbench.datasets.lint_checks import Hit, View, check, named, spread_out
+from offbench.datasets.lint_checks import Hit, View, check, counted, named, spread_out
 
 MOST_VALUES = 64  # distinct integers that count as a set of choices
 
@@ -30,7 +30,7 @@ def actions_outside_space(view: View) -> Iterator[Hit]:
     slack = 1e-5 * float(np.where(np.isfinite(high - low), high - low, 1.0).max())
     rows = np.flatnonzero((beyond > (slack if worst > slack else 0)).any(axis=1))
     columns = named(np.flatnonzero((beyond > 0).any(axis=0)))
-    text = f"{len(rows):,} action{'s lie' if len(rows) > 1 else ' lies'} outside {_bounds(view)} by up to {worst:.3g}"
+    text = f"{counted(len(rows), 'action')} outside {_bounds(view)} by up to {worst:.3g}"
     yield Hit(f"{text} ({columns})", rows, view.episodes_of(rows), severity="note" if worst <= slack else None)
 
 
@@ -146,7 +146,7 @@ def positive_log_probs(view: View) -> Iterator[Hit]:
         return
     rows = np.flatnonzero(log_probs > 1e-5)
     if len(rows):
-        yield Hit(f"{len(rows):,} log-probabilities are above 0", rows, view.episodes_of(rows))
+        yield Hit(f"log-probabilities are above 0 in {counted(len(rows), 'row')}", rows, view.episodes_of(rows))
 
 
 def _bounds(view: View) -> str:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from offbench.datasets.columns import Array
-from offbench.datasets.lint_checks import Hit, View, check
+from offbench.datasets.lint_checks import Hit, View, check, counted
 
 
 @check(
@@ -43,9 +43,7 @@ def duplicate_rows(view: View) -> Iterator[Hit]:
     if len(episodes):
         rows = rows[~np.isin(view.dataset.episode_ids[rows], episodes)]
     if len(rows):
-        yield Hit(
-            f"{len(rows):,} row{'s equal' if len(rows) > 1 else ' equals'} an earlier one", rows, view.episodes_of(rows)
-        )
+        yield Hit(f"{counted(len(rows), 'row')} equal to an earlier one", rows, view.episodes_of(rows))
 
 
 def _copies(view: View) -> tuple[Array, Array]:

@@ -96,8 +96,8 @@ def limit_as_terminal(view: View) -> Iterator[Hit]:
     episodes = np.flatnonzero((view.lengths == longest) & ended)
     if longest > 10 and len(episodes) >= 5 and len(episodes) >= 0.2 * len(ended) and not data.truncated.any():
         text = (
-            f"{counted(len(episodes), 'episode')} terminated after exactly {longest:,} steps, the greatest length, and no row "
-            "is truncated: this looks like a time limit"
+            f"{counted(len(episodes), 'episode')} terminated after exactly {longest:,} steps, the greatest length, "
+            "and no row is truncated: this looks like a time limit"
         )
         yield Hit(text, view.last[episodes], episodes, severity="warning")
 
@@ -134,8 +134,8 @@ def timeout_before_limit(view: View) -> Iterator[Hit]:
         return
     many = len(episodes) > FEW_CUTS * view.dataset.num_episodes
     text = (
-        f"{counted(len(episodes), 'episode')} truncated before the time limit of {view.limit:,} steps ({view.limit_source}), "
-        f"after {_common_lengths(view.lengths[episodes])} steps"
+        f"{counted(len(episodes), 'episode')} truncated before the time limit of {view.limit:,} steps "
+        f"({view.limit_source}), after {_common_lengths(view.lengths[episodes])} steps"
     )
     yield Hit(text, view.last[episodes], episodes, severity=None if many else "note")
 
@@ -155,8 +155,8 @@ def longer_than_limit(view: View) -> Iterator[Hit]:
     if len(episodes) and (view.dataset.terminated.any() or view.dataset.truncated.any()):
         rows = view.dataset.episode_starts[episodes] + view.limit
         text = (
-            f"{counted(len(episodes), 'episode')} longer than the time limit of {view.limit:,} steps ({view.limit_source}); "
-            f"the longest has {int(view.lengths.max()):,}"
+            f"{counted(len(episodes), 'episode')} longer than the time limit of {view.limit:,} steps "
+            f"({view.limit_source}); the longest has {int(view.lengths.max()):,}"
         )
         yield Hit(text, rows, episodes)
 

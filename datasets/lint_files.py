@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from offbench.datasets.columns import Array
-from offbench.datasets.lint_checks import Hit, check
+from offbench.datasets.lint_checks import Hit, check, counted
 from offbench.datasets.raw_columns import ROLES, RawColumns
 
 REQUIRED = ("observations", "actions", "rewards", "terminated")
@@ -77,9 +77,9 @@ def mismatched_lengths(raw: RawColumns) -> Iterator[Hit]:
     lengths = {name: len(values) for name, values in raw.columns.items() if _belongs(raw, name)}
     if len(set(lengths.values())) > 1:
         common = Counter(lengths.values()).most_common(1)[0][0]
-        others = [f"{name} {length:,}" for name, length in lengths.items() if length != common]
+        others = [f"{name} has {counted(length, 'row')}" for name, length in lengths.items() if length != common]
         first = min(lengths.values())
-        text = f"{', '.join(others)} row(s), the other columns {common:,}; rows from {first} on are incomplete"
+        text = f"{', '.join(others)}, the other columns {common:,}; rows from {first} on are incomplete"
         yield Hit(text, [first], count=max(lengths.values()) - first)
 
 
@@ -102,7 +102,7 @@ def wrong_dtype(raw: RawColumns) -> Iterator[Hit]:
         text = f"column {name!r} has type {values.dtype}"
         if len(rows) < len(values):
             shown = values[rows[0]] if len(rows) else ""
-            text += f"; {len(rows):,} row{'s are' if len(rows) != 1 else ' is'} no number, such as {shown!r:.40}"
+            text += f"; no number in {counted(len(rows), 'row')}, such as {shown!r:.40}"
         yield Hit(text, rows, raw.episodes_of(rows))
 
 
@@ -124,7 +124,7 @@ def non_finite(raw: RawColumns) -> Iterator[Hit]:
             bad = ~np.isfinite(values.astype(np.float32).reshape(len(values), -1))
         rows = np.flatnonzero(bad.any(axis=1))
         if len(rows):
-            text = f"column {name!r} is not finite in {len(rows):,} row{'s' if len(rows) > 1 else ''}"
+            text = f"column {name!r} is not finite in {counted(len(rows), 'row')}"
             yield Hit(text, rows, raw.episodes_of(rows))
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from offbench.datasets.columns import Array
-from offbench.datasets.lint_checks import Hit, View, check, named, spread_out
+from offbench.datasets.lint_checks import Hit, View, check, counted, named, spread_out
 
 JUMP = 6.0  # times the usual greatest error; clean MuJoCo and classic-control data stay below 4.5
 BLOCK = 1 << 22  # numbers that a pass over all rows holds at once
@@ -63,7 +63,7 @@ def next_differs(view: View) -> Iterator[Hit]:
     rows = np.flatnonzero((stored[:-1] != view.observations[1:]).any(axis=1) & ~data.is_last[:-1])
     if len(rows):
         share = len(rows) / max(1, int((~data.is_last).sum()))
-        text = f"{len(rows):,} rows ({share:.1%}) have a next observation that the following row does not repeat"
+        text = f"{counted(len(rows), 'row')} ({share:.1%}) with a next observation that differs from the next row"
         yield Hit(text, rows, view.episodes_of(rows))
 
 
@@ -79,8 +79,8 @@ def observation_jump(view: View) -> Iterator[Hit]:
     rows, sizes, column = jumps(view)
     if len(rows):
         text = (
-            f"{len(rows):,} step{'' if len(rows) == 1 else 's'} inside episodes leave{'s' if len(rows) == 1 else ''} the "
-            f"dynamics, by up to {sizes.max():.3g} times the error of a linear model elsewhere (column {column})"
+            f"{counted(len(rows), 'step')} inside episodes against the dynamics, with up to "
+            f"{sizes.max():.3g} times the error that a linear model has elsewhere (column {column})"
         )
         yield Hit(text, rows, view.episodes_of(rows))
 
@@ -146,9 +146,7 @@ def zero_rows(view: View) -> Iterator[Hit]:
         return
     rows = np.flatnonzero(~states.any(axis=1))
     if len(rows):
-        yield Hit(
-            f"{len(rows):,} observation{'s are' if len(rows) > 1 else ' is'} all zero", rows, view.episodes_of(rows)
-        )
+        yield Hit(f"{counted(len(rows), 'observation')} with 0 in all columns", rows, view.episodes_of(rows))
 
 
 @check(
@@ -223,9 +221,7 @@ def extreme_values(view: View) -> Iterator[Hit]:
         if len(rows):
             where = f" {named(np.flatnonzero(far.any(axis=0)))}" if values.shape[1] > 1 else ""
             worst = values[far][np.abs(values[far]).argmax()]
-            text = (
-                f"{len(rows):,} row{'s have' if len(rows) > 1 else ' has'} extreme values in {name}{where}: {worst:.6g}"
-            )
+            text = f"{counted(len(rows), 'row')} with extreme values in {name}{where}: {worst:.6g}"
             yield Hit(text, rows, view.episodes_of(rows))
 
 
@@ -251,7 +247,7 @@ def outside_observation_space(view: View) -> Iterator[Hit]:
     rows = np.flatnonzero(outside.any(axis=1))
     if len(rows):
         columns = named(np.flatnonzero(outside.any(axis=0)))
-        text = f"{len(rows):,} observation{'s' if len(rows) > 1 else ''} outside the observation space ({columns})"
+        text = f"{counted(len(rows), 'observation')} outside the observation space ({columns})"
         yield Hit(text, rows, view.episodes_of(rows))
 
 

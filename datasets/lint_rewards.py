@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from offbench.datasets.columns import Array
-from offbench.datasets.lint_checks import Hit, View, check, spread_out
+from offbench.datasets.lint_checks import Hit, View, check, counted, spread_out
 
 FIT_ROWS = 6_000
 WIDEST_FIT = 80  # input columns; wider data would need more rows than the fit has
@@ -155,7 +155,7 @@ def negative_costs(view: View) -> Iterator[Hit]:
     costs = view.dataset.costs
     rows = np.zeros(0, np.int64) if costs is None else np.flatnonzero(costs < 0)
     if len(rows):
-        yield Hit(f"{len(rows):,} costs are negative", rows, view.episodes_of(rows))
+        yield Hit(f"costs are negative in {counted(len(rows), 'row')}", rows, view.episodes_of(rows))
 
 
 @check(

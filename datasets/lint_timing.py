@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from offbench.datasets.columns import Array
-from offbench.datasets.lint_checks import Hit, View, check, check_file, spread_out
+from offbench.datasets.lint_checks import Hit, View, check, check_file, counted, spread_out
 from offbench.datasets.raw_columns import EPISODE_NAMES, STEP_NAMES, RawColumns, normalized
 
 
@@ -32,7 +32,7 @@ def unsorted_rows(view: View) -> Iterator[Hit]:
             back = np.flatnonzero((np.diff(column) != 0) & ~data.is_last[:-1]) + 1
             text = f"infos/{name} changes inside an episode"
         if len(back):
-            yield Hit(f"{text}, in {len(back):,} row{'s' if len(back) > 1 else ''}", back, view.episodes_of(back))
+            yield Hit(f"{text} in {counted(len(back), 'row')}", back, view.episodes_of(back))
 
 
 @check_file("unsorted-rows")
@@ -46,12 +46,12 @@ def unsorted_rows_in_file(raw: RawColumns) -> Iterator[Hit]:
     np.minimum.at(first, episodes, np.arange(len(episodes)))
     again = changes[first[episodes[changes]] < changes]
     if len(again):
-        yield Hit(f"{episode_name} comes back to an earlier episode in {len(again):,} rows", again)
+        yield Hit(f"{episode_name} comes back to an earlier episode in {counted(len(again), 'row')}", again)
     steps = None if step_name is None else raw.columns[step_name]
     if steps is not None and steps.dtype.kind in "iuf":
         back = np.flatnonzero((np.diff(steps) <= 0) & (np.diff(episodes) == 0)) + 1
         if len(back):
-            yield Hit(f"{step_name} does not rise inside an episode in {len(back):,} rows", back)
+            yield Hit(f"{step_name} does not rise inside an episode in {counted(len(back), 'row')}", back)
 
 
 @check(
@@ -72,7 +72,7 @@ def infos_one_step_late(view: View) -> Iterator[Hit]:
             continue
         values = column[rows].astype(np.float32)
         if not _matching(now, values) and (matches := _matching(following, values)):
-            text = f"infos/{name} equals the next row's observation in {matches} column{'s' if matches > 1 else ''}"
+            text = f"infos/{name} equals the next row's observation in {counted(matches, 'column')}"
             yield Hit(f"{text} and the row's own in none")
 
 
@@ -99,7 +99,7 @@ def non_finite_infos(view: View) -> Iterator[Hit]:
             bad = ~np.isfinite(column.reshape(len(column), -1)).all(axis=1)
             if bad.any():
                 rows = np.flatnonzero(bad)
-                text = f"infos/{name} is not finite in {len(rows):,} row{'s' if len(rows) > 1 else ''}"
+                text = f"infos/{name} is not finite in {counted(len(rows), 'row')}"
                 yield Hit(text, rows, view.episodes_of(rows))
 
 
@@ -115,7 +115,9 @@ def unknown_next_observation(view: View) -> Iterator[Hit]:
     rows = np.flatnonzero(~view.dataset.bootstrappable)
     if len(rows):
         share = len(rows) / view.dataset.num_transitions
-        yield Hit(f"{len(rows):,} rows ({share:.2%}) have no known next observation", rows, view.episodes_of(rows))
+        yield Hit(
+            f"{counted(len(rows), 'row')} ({share:.2%}) without a known next observation", rows, view.episodes_of(rows)
+        )
 
 
 @check(
