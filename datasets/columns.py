@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any
 
@@ -10,6 +10,7 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import ArrayLike, NDArray
 
+from offbench.datasets.allocation import allocate, blocks
 from offbench.errors import DatasetError
 
 Array = NDArray[Any]
@@ -23,9 +24,12 @@ def freeze(array: Array) -> Array:
 
 def owned(values: Array, dtype: Any) -> Array:
     """Return `values` as a read-only C-ordered array of `dtype`; copied if a caller could still write to it."""
-    array = np.asarray(values, dtype=dtype, order="C")
-    if np.may_share_memory(array, values) and _writeable(values):
-        array = array.copy(order="C")
+    array = np.asarray(values)
+    fits = array.dtype == np.dtype(dtype) and array.flags.c_contiguous
+    if not fits or (np.may_share_memory(array, values) and _writeable(values)):
+        source, array = array, allocate(array.shape, dtype)
+        for block in blocks(source) if source.ndim else [...]:
+            array[block] = source[block]
     return freeze(array) if array.flags.writeable else array
 
 
@@ -40,7 +44,21 @@ def _writeable(array: Any) -> bool:
 
 def first_rows(mask: Array, limit: int = 5) -> str:
     """Describe where `mask` [N, ...] is true, e.g. "rows 3, 8 (2 in all)"."""
-    rows = np.flatnonzero(mask.reshape(len(mask), -1).any(axis=1))
+    return listed(np.flatnonzero(mask.reshape(len(mask), -1).any(axis=1)), limit)
+
+
+def rows_where(array: Array, wrong: Callable[[Array], Array]) -> Array:
+    """Return the rows of `array` [N, ...] with an entry for which `wrong` (of a block of rows) is true."""
+    found = [np.empty(0, np.int64)]
+    for block in blocks(array):
+        mask = wrong(array[block])
+        if mask.any():
+            found.append(block.start + np.flatnonzero(mask.reshape(len(mask), -1).any(axis=1)))
+    return np.concatenate(found)
+
+
+def listed(rows: Array, limit: int = 5) -> str:
+    """Describe row numbers, e.g. "rows 3, 8 (2 in all)"."""
     shown = ", ".join(str(row) for row in rows[:limit])
     more = ", ..." if len(rows) > limit else ""
     return f"{'row' if len(rows) == 1 else 'rows'} {shown}{more} ({len(rows)} in all)"
@@ -63,17 +81,19 @@ def require_finite(name: str, array: Array) -> None:
     """Raise DatasetError naming the first rows of `array` that hold NaN or infinity."""
     if array.dtype.kind != "f":
         return
-    # The sum is finite for nearly every clean column and costs no temporary array.
     with np.errstate(over="ignore", invalid="ignore"):
-        if np.isfinite(array.sum()):
-            return
-    finite = np.isfinite(array)
-    if not finite.all():
+        rows = rows_where(array, _not_finite) if array.ndim else np.flatnonzero(~np.isfinite(array))
+    if len(rows):
         raise DatasetError(
-            f"column {name!r} holds NaN or infinite values in {first_rows(~finite)}",
+            f"column {name!r} holds NaN or infinite values in {listed(rows)}",
             "training on them destroys the networks silently",
             "repair or remove these rows before making the dataset",
         )
+
+
+def _not_finite(block: Array) -> Array:
+    # The sum is finite for nearly every clean block and costs no temporary array.
+    return np.zeros(1, np.bool_) if np.isfinite(block.sum()) else ~np.isfinite(block)
 
 
 def floats(name: str, values: ArrayLike) -> Array:
@@ -97,9 +117,9 @@ def flags(name: str, values: ArrayLike) -> Array:
     """Return a boolean column [N]; numbers must be exactly 0 or 1 and a shape (N, 1) is squeezed."""
     source = squeeze_column(numeric(name, values))
     if source.dtype != np.bool_:
-        bad = (source != 0) & (source != 1)
-        if bad.any():
-            raise DatasetError(f"column {name!r} holds values other than 0 and 1 in {first_rows(bad)}")
+        bad = rows_where(source, lambda block: (block != 0) & (block != 1)) if source.ndim else []
+        if len(bad):
+            raise DatasetError(f"column {name!r} holds values other than 0 and 1 in {listed(bad)}")
     return owned(source, np.bool_)
 
 
@@ -141,17 +161,17 @@ def actions(values: ArrayLike, space: spaces.Space[Any]) -> Array:
         )
     if source.dtype.kind == "f":
         require_finite("actions", source)
-        fractional = source != np.floor(source)
-        if fractional.any():
+        fractional = rows_where(source, lambda block: block != np.floor(block))
+        if len(fractional):
             raise DatasetError(
-                f"actions hold fractions in {first_rows(fractional)}, but the action space is {space}",
+                f"actions hold fractions in {listed(fractional)}, but the action space is {space}",
                 "",
                 "pass action_space=gymnasium.spaces.Box(...) if the actions are continuous",
             )
     array = owned(source, np.int64)
-    outside = _outside(array, space)
-    if outside.any():
-        raise DatasetError(f"actions lie outside {space} in {first_rows(outside)}", "", "pass the right action_space")
+    outside = rows_where(array, lambda block: _outside(block, space))
+    if len(outside):
+        raise DatasetError(f"actions lie outside {space} in {listed(outside)}", "", "pass the right action_space")
     return array
 
 

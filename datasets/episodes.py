@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from offbench.datasets import columns
+from offbench.datasets.allocation import allocate, blocks
 from offbench.datasets.columns import Array, freeze
 from offbench.errors import DatasetError
 
@@ -63,15 +64,18 @@ def merge_next(observations: Array, following: Array, starts: Array) -> tuple[Ar
     """Return (frames, last_known, override or None, what was found) for a column of next observations."""
     rows = len(observations)
     last = np.append(starts[1:], rows) - 1
-    equal = (following[:-1] == observations[1:]).all(axis=tuple(range(1, observations.ndim)))
-    inside = np.ones(rows - 1, dtype=np.bool_)
-    inside[last[:-1]] = False
-    mismatches = int((inside & ~equal).sum())
+    equal = np.empty(rows - 1, np.bool_)
+    axes = tuple(range(1, observations.ndim))
+    for block in blocks(observations[1:]):
+        equal[block] = (following[:-1][block] == observations[1:][block]).all(axis=axes)
+    boundary = last[:-1]
+    at_boundary = equal[boundary]
+    equal[boundary] = True
+    mismatches = len(equal) - int(np.count_nonzero(equal))
     unknown = freeze(np.zeros(len(last), dtype=np.bool_))
     if mismatches:
         return observations, unknown, following, f"kept: {mismatches} rows differ from the next row"
-    boundary = last[:-1]
-    if len(boundary) and equal[boundary].all() and (following[boundary] != observations[boundary]).any():
+    if len(boundary) and at_boundary.all() and (following[boundary] != observations[boundary]).any():
         # The column is a shift of all rows: at an episode's end it shows the next episode's first frame.
         return (
             observations,
@@ -79,10 +83,38 @@ def merge_next(observations: Array, following: Array, starts: Array) -> tuple[Ar
             None,
             "ignored: it runs across episodes, so it is only a shift of the rows",
         )
-    frames = np.empty((rows + len(last), *observations.shape[1:]), observations.dtype)
-    frames[np.arange(rows) + np.repeat(np.arange(len(last)), np.diff(last, prepend=-1))] = observations
-    frames[last + 1 + np.arange(len(last))] = following[last]
-    return freeze(frames), freeze(np.ones(len(last), dtype=np.bool_)), None, "last of each episode kept"
+    known = freeze(np.ones(len(last), dtype=np.bool_))
+    return interleave(observations, following[last], starts, known), known, None, "last of each episode kept"
+
+
+def interleave(observations: Array, last_frames: Array, starts: Array, known: Array) -> Array:
+    """Return the frames of a dataset, whose episodes are followed by their last frame where it is known.
+
+    Args:
+        observations: [N, ...], s_t.
+        last_frames: [number of known ones, ...], the frame after the last row of each such episode.
+        starts: [K] the first row of each episode.
+        known: [K] bool.
+    """
+    if not len(last_frames):
+        return observations
+    ends = np.append(starts[1:], len(observations))
+    before = np.cumsum(known) - known  # frames inserted before each episode
+    frames = allocate((len(observations) + len(last_frames), *observations.shape[1:]), observations.dtype)
+    for block in blocks(observations):
+        rows = np.arange(block.start, block.stop)
+        first, last = np.searchsorted(starts, [block.start, block.stop - 1], side="right") - 1
+        cut = np.clip(ends[first : last + 1], block.start, block.stop)
+        frames[rows + np.repeat(before[first : last + 1], np.diff(cut, prepend=block.start))] = observations[block]
+    frames[(ends + before)[known]] = last_frames
+    return freeze(frames)
+
+
+def step_frames(starts: Array, known: Array, rows: slice) -> Array:
+    """Return the frame index of each row in `rows` of a dataset: `Dataset.frame_index[rows]` without the whole."""
+    before = np.cumsum(known) - known
+    numbers = np.arange(rows.start, rows.stop)
+    return numbers + before[np.searchsorted(starts, numbers, side="right") - 1]
 
 
 def checked_starts(values: ArrayLike, ends: Array) -> Array:
