@@ -19,10 +19,10 @@ from offbench.datasets import (
 from offbench.datasets.dataset import Dataset
 from offbench.datasets.lint_checks import CHECKS, Check, View, time_limit
 from offbench.datasets.lint_findings import Finding, LintReport, Severity, ordered
-from offbench.datasets.raw_columns import read_raw
+from offbench.datasets.raw_columns import RawColumns, read_raw
 from offbench.errors import DatasetError
 
-__all__ = ["CHECKS", "Check", "Finding", "LintReport", "Severity", "lint_dataset", "lint_path"]
+__all__ = ["CHECKS", "Check", "Finding", "LintReport", "Severity", "lint_dataset", "lint_path", "lint_raw"]
 
 # Importing a module of checks enters them into the table. Findings of one severity come in this order.
 _MODULES = (
@@ -78,16 +78,16 @@ def lint_path(id_or_path: str | Path, **options: Any) -> LintReport:
         path = Path(id_or_path).expanduser()
         if not path.exists():
             raise
-        return _lint_file(path, error)
+        reason = f"{error.what}: {error.why}" if error.why else error.what
+        return lint_raw(replace(read_raw(path), error=reason, fix=error.fix))
     find_entry = getattr(registry, "find_entry", None)
     return lint_dataset(dataset, entry=find_entry(str(id_or_path)) if find_entry else None)
 
 
-def _lint_file(path: Path, error: DatasetError) -> LintReport:
-    """Findings about the stored columns of a file that cannot be loaded, and why it cannot."""
-    raw = replace(read_raw(path), error=f"{error.what}{f': {error.why}' if error.why else ''}", fix=error.fix)
+def lint_raw(raw: RawColumns) -> LintReport:
+    """Check the stored columns of a file that cannot be loaded."""
     findings = [finding for check in _checks() for finding in check.findings(raw)]
-    return LintReport(name=path.name, findings=ordered(findings))
+    return LintReport(name=raw.path.name, findings=ordered(findings))
 
 
 def _checks() -> list[Check]:
