@@ -10,11 +10,22 @@ from typing import Any
 
 from offbench.datasets.d4rl import read_d4rl, row_sizes
 from offbench.datasets.dataset import Dataset
+from offbench.datasets.dsrl import REQUIRED as DSRL_COLUMNS
+from offbench.datasets.dsrl import read_dsrl
+from offbench.datasets.hdf5_files import open_hdf5
 from offbench.datasets.minari_format import dataset_folder, read_minari
+from offbench.datasets.minari_write import DATA_FILE
+from offbench.datasets.neorl2 import REQUIRED as NEORL_COLUMNS
+from offbench.datasets.neorl2 import read_neorl2
+from offbench.datasets.npz import read_npz
+from offbench.datasets.npz_files import open_npz
+from offbench.datasets.ogbench import REQUIRED as OGBENCH_COLUMNS
+from offbench.datasets.ogbench import read_ogbench
 from offbench.datasets.references import D4RLEntry, entry_for_file_name
 from offbench.errors import DatasetError, UnknownNameError
 
 HDF5_SUFFIXES = (".hdf5", ".h5")
+NPZ_SUFFIXES = (".npz",)
 
 
 @dataclass(frozen=True)
@@ -39,6 +50,10 @@ FORMATS: dict[str, Format] = {
     for entry in (
         Format("d4rl", "HDF5, one row per step, in D4RL's layout", HDF5_SUFFIXES, read_d4rl),
         Format("minari", "folder of a Minari dataset (HDF5, Arrow or Parquet)", (), read_minari),
+        Format("dsrl", "HDF5 in D4RL's layout with costs, as DSRL has it", HDF5_SUFFIXES, read_dsrl),
+        Format("ogbench", "npz of OGBench: trajectories of L + 1 rows without rewards", NPZ_SUFFIXES, read_ogbench),
+        Format("neorl2", "npz of NeoRL or NeoRL-2", NPZ_SUFFIXES, read_neorl2),
+        Format("npz", "npz with columns named as in a Dataset or in D4RL", NPZ_SUFFIXES, read_npz),
     )
 }
 
@@ -65,14 +80,35 @@ def detect_format(path: Path) -> str:
             "there is no data/metadata.json",
             "pass the folder <root>/<namespace>/<name>-v<k> of a Minari dataset, or a file",
         )
+    name = path.name.lower()
+    if name.endswith(HDF5_SUFFIXES):
+        if path.name == DATA_FILE and dataset_folder(path.parent) is not None:
+            return "minari"
+        return _of_hdf5(path)
+    if name.endswith(NPZ_SUFFIXES):
+        return _of_npz(path)
     for entry in FORMATS.values():
-        if path.name.lower().endswith(entry.suffixes):
+        if name.endswith(entry.suffixes):
             return entry.name
     raise DatasetError(
         f"the format of {path} is not known",
         f"files end in {', '.join(sorted({s for entry in FORMATS.values() for s in entry.suffixes}))}",
         f"pass format= one of {', '.join(FORMATS)}",
     )
+
+
+def _of_hdf5(path: Path) -> str:
+    with open_hdf5(path) as file:
+        found = set(file)
+    return "dsrl" if found.issuperset(DSRL_COLUMNS) else "d4rl"
+
+
+def _of_npz(path: Path) -> str:
+    with open_npz(path) as file:
+        found = set(file)
+    if found.issuperset(NEORL_COLUMNS):
+        return "neorl2"
+    return "ogbench" if found.issuperset(OGBENCH_COLUMNS) and "rewards" not in found else "npz"
 
 
 def read_path(path: str | Path, *, format: str | None = None, **options: Any) -> Dataset:
@@ -91,6 +127,8 @@ def read_path(path: str | Path, *, format: str | None = None, **options: Any) ->
     if format is not None and format not in FORMATS:
         raise UnknownNameError("dataset format", format, FORMATS)
     entry = FORMATS[format or detect_format(path)]
+    if entry.name == "minari" and path.name == DATA_FILE:
+        path = path.parent
     check_options(str(path), options, entry.read)
     if entry.name != "d4rl" or "environment" in options:
         return entry.read(path, **options)

@@ -19,8 +19,8 @@ import numpy as np
 from gymnasium import spaces
 
 from offbench.datasets.columns import Array, freeze
-from offbench.datasets.d4rl import open_hdf5
 from offbench.datasets.dataset import Dataset
+from offbench.datasets.hdf5_files import open_hdf5
 from offbench.datasets.minari_arrow import read_arrow_columns
 from offbench.datasets.minari_images import decode_images, is_image_space
 from offbench.datasets.minari_write import DATA_FILE, EXTRA_COLUMNS, METADATA_KEY, write_minari

@@ -1,0 +1,115 @@
+"""Reading HDF5 files that may be damaged or hostile: one error for every failure, no links out of the file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from offbench.datasets.columns import Array, freeze
+from offbench.datasets.file_limits import require_plausible_size
+from offbench.errors import DatasetError
+
+# What h5py raises for damaged files, besides OSError: names that are no text, sizes that overflow, missing links.
+FAILURES = (OSError, RuntimeError, KeyError, ValueError, TypeError, OverflowError, MemoryError, NotImplementedError)
+MAXIMUM_LINKS = 16
+
+
+@contextmanager
+def open_hdf5(path: Path) -> Iterator[h5py.File]:
+    """Open an HDF5 file for reading; every failure of h5py inside the block becomes a DatasetError naming the file."""
+    if not path.is_file():
+        raise DatasetError(f"no dataset file at {path}", "", "check the path")
+    try:
+        with h5py.File(path, "r") as file:
+            yield file
+    except FAILURES as error:
+        raise DatasetError(
+            f"{path} is a damaged or incomplete file",
+            f"HDF5 says: {error}",
+            "delete it and download or copy it again",
+        ) from error
+
+
+def find(group: h5py.Group, name: str) -> h5py.Group | h5py.Dataset | None:
+    """Return the object at the path `name` below `group`, or None; links that leave the file are refused.
+
+    Raises:
+        DatasetError: the object is in another file, or soft links lead in a circle.
+    """
+    parts, followed = name.strip("/").split("/"), 0
+    here: Any = group
+    while parts:
+        if not isinstance(here, h5py.Group):
+            return None
+        part = parts.pop(0)
+        link = here.get(part, getlink=True)
+        if link is None:
+            return None
+        if isinstance(link, h5py.ExternalLink):
+            raise _outside(group, name, link.filename)
+        if isinstance(link, h5py.SoftLink):
+            followed += 1
+            if followed > MAXIMUM_LINKS:
+                raise DatasetError(
+                    f"links of {name!r} in {group.file.filename} lead in a circle", "", "repair the file"
+                )
+            if link.path.startswith("/"):
+                here = here.file
+            parts = [*link.path.strip("/").split("/"), *parts]
+            continue
+        here = here[part]
+    return here
+
+
+def find_column(group: h5py.Group, name: str) -> h5py.Dataset | None:
+    """Return the dataset at the path `name` below `group`; None if there is none."""
+    found = find(group, name)
+    return found if isinstance(found, h5py.Dataset) else None
+
+
+def read_column(column: h5py.Dataset) -> Array:
+    """Read a whole column at once into a private read-only array.
+
+    Raises:
+        DatasetError: the values are stored in another file, were never written, or would not fit in memory.
+    """
+    path = Path(column.file.filename)
+    if column.external:
+        raise _outside(column, column.name, column.external[0][0])
+    if column.is_virtual:
+        for source in column.virtual_sources():
+            if source.file_name not in (".", path.name, column.file.filename):
+                raise _outside(column, column.name, source.file_name)
+    elif column.size:
+        stored = column.id.get_storage_size()
+        require_plausible_size(path, str(column.name), column.size * column.dtype.itemsize, stored)
+        _require_written(column, stored, path)
+    return freeze(np.asarray(column[()]))
+
+
+def _require_written(column: h5py.Dataset, stored: int, path: Path) -> None:
+    """HDF5 shows rows that were never written as zeros; a recording that stopped half-way looks like data."""
+    if column.chunks:
+        expected = int(np.prod([-(-size // part) for size, part in zip(column.shape, column.chunks, strict=True)]))
+        missing = 1 - column.id.get_num_chunks() / expected
+    else:
+        missing = 0.0 if stored else 1.0
+    if missing > 0:
+        raise DatasetError(
+            f"{column.name} of {path.name} was never written in {missing:.0%} of its rows",
+            "HDF5 would show them as zeros; the program that wrote the file stopped before its end",
+            "record it again, or cut the columns at the last row that was written",
+        )
+
+
+def _outside(item: h5py.Group | h5py.Dataset, name: str | None, where: str) -> DatasetError:
+    return DatasetError(
+        f"{name!r} in {item.file.filename} is a link to another file, {where!r}",
+        "a dataset file may not read other files of this machine",
+        "copy the column into the file",
+    )
