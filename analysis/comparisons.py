@@ -17,11 +17,14 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from offbench.analysis.aggregates import bootstrap, iqm, mean, median, optimality_gap
 from offbench.analysis.calibration import Method, aggregate_stretch, interval, require_method, stretch
+from offbench.analysis.metrics import iqm, mean, median, optimality_gap
+from offbench.analysis.resampling import bootstrap
+from offbench.analysis.metrics import point as aggregate_point
+from offbench.analysis.metrics import trim_fraction
+from offbench.analysis.resampling import bootstrap
 from offbench.analysis.score_checks import ScoreError
 from offbench.analysis.shared_scores import Scores, SharedScores, draw_counts, shared_scores, stream_seed
-from offbench.errors import UnknownNameError
 
 _CHUNK_ELEMENTS = 1 << 20  # counts held at a time: about 8 MB for each side
 _NAMES = {"iqm": "IQM", "mean": "mean", "median": "median", "optimality_gap": "optimality gap"}
@@ -268,7 +271,8 @@ def difference(
 
     Args:
         scores: a table or plain arrays by algorithm; see `shared_scores`.
-        metric: "iqm", "mean", "median" or "optimality_gap" (where a negative difference favours `first`).
+        metric: "iqm", "mean", "median", "trimmed_mean(FRACTION)" or "optimality_gap" (where a negative difference
+            favours `first`).
         datasets: which to use; by default those on which both have runs.
         method: "calibrated" (wider for few seeds) or "percentile".
         level: nominal coverage. reps, seed: of the bootstrap. gamma: of the optimality gap.
@@ -278,23 +282,22 @@ def difference(
         UnknownNameError: an unknown metric, algorithm or dataset.
     """
     require_method(method, level)
-    if metric not in _NAMES:
-        raise UnknownNameError("metric", metric, _NAMES)
+    trim_fraction(metric)  # refuses unknown names
     shared = shared_scores(scores, [first, second], datasets, common_scale=True).in_fixed_order()
     sides = [shared.cells[first], shared.cells[second]]
-    point = _aggregate(sides[0], metric, gamma) - _aggregate(sides[1], metric, gamma)
+    point = aggregate_point(metric, sides[0], gamma) - aggregate_point(metric, sides[1], gamma)
     low, high, reason = math.nan, math.nan, _single_seed(shared)
     notes = shared.notes
     if not reason:
         draws = [
-            bootstrap(cells, reps=reps, seed=stream_seed(seed, name), gamma=gamma)[metric]
+            bootstrap(cells, reps=reps, seed=stream_seed(seed, name), gamma=gamma, metrics=(metric,))[metric]
             for name, cells in zip((first, second), sides, strict=True)
         ]
         factor = aggregate_stretch(sides, metric, level, gamma) if method == "calibrated" else 1.0
         low, high = interval(draws[0] - draws[1], point, level, factor)
         if low == high:
             notes += ("The interval has no width, since the runs that count are identical.",)
-    name = f"difference in {_NAMES[metric]}"
+    name = f"difference in {_NAMES.get(metric, metric)}"
     return _comparison(name, shared, point, low, high, reason, level, method, reps, notes)
 
 
@@ -343,12 +346,6 @@ def compare(
     gaps = np.subtract(*shared.means().T)
     wins, losses = int((gaps > 0).sum()), int((gaps < 0).sum())
     return PairComparison(first, second, wins, len(gaps) - wins - losses, losses, gap, chance)
-
-
-def _aggregate(cells: Sequence[np.ndarray], metric: str, gamma: float) -> float:
-    if metric == "optimality_gap":
-        return optimality_gap(cells, gamma)
-    return {"iqm": iqm, "mean": mean, "median": median}[metric](cells)
 
 
 # -- parts of both ---------------------------------------------------------------------------------
