@@ -139,10 +139,18 @@ class Requires:
         actions: the action kinds that it can learn.
         next_observations: whether it bootstraps from s', so that rows where s' is unknown and the episode did not
             terminate are left out. Other algorithms use every row.
+        next_actions: whether it reads the action that the data took in s'; rows where there is none and the episode
+            did not terminate are left out.
+        return_discount: if given, a batch has the discounted return-to-go of every row; rows of episodes that are
+            neither terminated nor truncated are left out, because their return is not known.
+        top_fraction: only this share of the episodes is used, those of the highest return.
     """
 
     actions: frozenset[str] = frozenset({"continuous", "discrete"})
     next_observations: bool = True
+    next_actions: bool = False
+    return_discount: float | None = None
+    top_fraction: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -274,6 +282,11 @@ class Algorithm(ABC):
             high = torch.tensor(space.action_high, dtype=torch.float32, device=self.device)
             self._action_centre, self._action_scale = (high + low) / 2, (high - low) / 2
         self.build()
+
+    @classmethod
+    def needs(cls, config: Any) -> Requires:
+        """What training with `config` needs from a dataset; `requires`, unless a subclass's settings matter."""
+        return cls.requires
 
     # --- for subclasses ---
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from offbench.algorithms.base import Batch, NoiseSpec, ProblemSpec, Requires
 from offbench.algorithms.randomness import generator
+from offbench.datasets.returns import returns_to_go
 from offbench.errors import DatasetError, IncompatibleError, SpecError
 
 if TYPE_CHECKING:
@@ -111,10 +112,38 @@ def reward_affine(dataset: Dataset, preprocessing: Preprocessing) -> tuple[float
     return scale * preprocessing.reward_scale, preprocessing.reward_shift
 
 
+def usable_rows(dataset: Dataset, requires: Requires) -> np.ndarray:
+    """Which transitions an algorithm can use, [N] bool."""
+    usable = dataset.bootstrappable if requires.next_observations else np.ones(len(dataset.rewards), bool)
+    if requires.next_actions:
+        usable = usable & (dataset.terminated | ~dataset.is_last)
+    if requires.return_discount is not None:
+        usable = usable & dataset.episode_complete[dataset.episode_ids]
+    if requires.top_fraction < 1.0:
+        best = np.zeros(dataset.num_episodes, bool)
+        best[best_episodes(dataset, requires.top_fraction)] = True
+        usable = usable & best[dataset.episode_ids]
+    return usable
+
+
+def best_episodes(dataset: Dataset, fraction: float) -> np.ndarray:
+    """The episodes of highest return, a share of the complete ones (of all, if none is complete), at least one.
+
+    Whole episodes are chosen by their own return; a split of the flat rows at terminal steps drifts where a dataset
+    leaves out rows at time limits.
+    """
+    candidates = np.flatnonzero(dataset.episode_complete)
+    if not len(candidates):
+        candidates = np.arange(dataset.num_episodes)
+    order = candidates[np.argsort(-dataset.episode_returns[candidates], kind="stable")]
+    return order[: max(1, int(len(order) * fraction))]
+
+
 class TransitionBuffer:
     """A dataset's usable transitions as one row each, contiguous on the training device.
 
-    A row is [s | a | s' | r | 1-d]: one gather makes a batch, and critics read [s | a] without a copy.
+    A row is [s | a | s' | r | 1-d], with the next action and the return-to-go after s' where they are wanted: one
+    gather makes a batch, and critics read [s | a] without a copy.
 
     Args:
         dataset: the data.
@@ -134,8 +163,7 @@ class TransitionBuffer:
         device: torch.device | str = "cpu",
     ) -> None:
         self.space = space = ProblemSpec.of(dataset)
-        usable = dataset.bootstrappable if requires.next_observations else np.ones(len(dataset.rewards), bool)
-        kept = np.flatnonzero(usable)
+        kept = np.flatnonzero(usable_rows(dataset, requires))
         if not len(kept):
             raise DatasetError(f"{dataset.name} has no transition that the algorithm can use")
         frames = dataset.observations.reshape(len(dataset.observations), -1)
@@ -145,7 +173,9 @@ class TransitionBuffer:
 
         self._action_columns = 1 if space.discrete else space.action_size
         size, end = space.observation_size, space.observation_size + self._action_columns
-        rows = np.empty((len(kept), 2 * size + self._action_columns + 2), np.float32)
+        self._with_next_actions, self._with_returns = requires.next_actions, requires.return_discount is not None
+        extra = self._action_columns * self._with_next_actions + self._with_returns
+        rows = np.empty((len(kept), 2 * size + self._action_columns + extra + 2), np.float32)
         mean, spread = normalizer.mean.numpy(), normalizer.scale.numpy()
         # Frames are normalized once in blocks, so that no second full-size copy of the observations is held.
         override = dataset.next_observations_override
@@ -159,6 +189,13 @@ class TransitionBuffer:
                 following = frames[dataset.next_frame_index[part]]
             block[:, end : end + size] = (following - mean) / spread
         rows[:, size:end] = self._unit_actions(dataset.actions[kept])
+        if self._with_next_actions:
+            # Where the episode terminated, s' has no action: the row's own one stands in, and 1-d masks it.
+            following = kept + ~dataset.is_last[kept]
+            rows[:, end + size : end + size + self._action_columns] = self._unit_actions(dataset.actions[following])
+        if self._with_returns:
+            rewards = dataset.rewards.astype(np.float64) * scale + shift
+            rows[:, -3] = returns_to_go(rewards, dataset.episode_starts, requires.return_discount)[kept]
         rows[:, -2] = dataset.rewards[kept] * np.float32(scale) + np.float32(shift)
         rows[:, -1] = ~dataset.terminated[kept]
 
@@ -195,7 +232,8 @@ class TransitionBuffer:
 
         Returns:
             observations [L, B, S], actions [L, B, A] in [-1, 1] or [L, B] int64, observation_actions [L, B, S+A]
-            (continuous only), next_observations [L, B, S], rewards [L, B], continues [L, B] (1 - d).
+            (continuous only), next_observations [L, B, S], rewards [L, B], continues [L, B] (1 - d); where the
+            algorithm requires them, next_actions like actions and returns [L, B].
         """
         rows = self._rows.index_select(0, indices.reshape(-1)).view(*indices.shape, -1)
         size, end = self.space.observation_size, self.space.observation_size + self._action_columns
@@ -210,6 +248,11 @@ class TransitionBuffer:
         else:
             batch["actions"] = rows.narrow(-1, size, self._action_columns)
             batch["observation_actions"] = rows.narrow(-1, 0, end)
+        if self._with_next_actions:
+            following = rows.narrow(-1, end + size, self._action_columns)
+            batch["next_actions"] = following.squeeze(-1).long() if self.space.discrete else following
+        if self._with_returns:
+            batch["returns"] = rows.select(-1, -3)
         return batch
 
 

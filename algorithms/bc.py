@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,6 +20,15 @@ class BCConfig(Config):
     hidden: tuple[int, ...] = option((256, 256), "hidden widths of the policy", source="CORL any_percent_bc")
 
 
+@dataclass(frozen=True)
+class PercentBCConfig(BCConfig):
+    """Settings of behaviour cloning on the best trajectories."""
+
+    fraction: float = option(
+        0.1, "share of the trajectories, those of the highest return", source="Chen et al. 2021", low=0.0, high=1.0
+    )
+
+
 class BC(Algorithm):
     """Supervised regression on the dataset's actions; cross-entropy where they are discrete.
 
@@ -29,7 +39,7 @@ class BC(Algorithm):
     name = "bc"
     title = "BC"
     paper = "Pomerleau, ALVINN, NIPS 1988; as the baseline of Fu et al., D4RL, arXiv 2004.07219"
-    config_class = BCConfig
+    config_class: type[BCConfig] = BCConfig
     requires = Requires(next_observations=False)
     config: BCConfig
 
@@ -61,3 +71,16 @@ class BC(Algorithm):
     def policy(self, observations: Tensor) -> Tensor:
         output = self.actor.detached(observations)
         return output.argmax(-1) if self.space.discrete else torch.tanh(output)
+
+
+class PercentBC(BC):
+    """Behaviour cloning of whole trajectories: the share of the complete episodes that has the highest return."""
+
+    name = "percent_bc"
+    title = "%BC"
+    paper = "Chen et al., Decision Transformer, NeurIPS 2021, arXiv 2106.01345 (as a baseline)"
+    config_class = PercentBCConfig
+
+    @classmethod
+    def needs(cls, config: Any) -> Requires:
+        return replace(cls.requires, top_fraction=config.fraction)

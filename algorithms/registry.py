@@ -14,12 +14,22 @@ if TYPE_CHECKING:
 # name -> module:class. Modules are imported when an algorithm is used, because they bring torch.
 _BUILTIN = {
     "bc": "offbench.algorithms.bc:BC",
+    "percent_bc": "offbench.algorithms.bc:PercentBC",
     "td3_bc": "offbench.algorithms.td3_bc:TD3BC",
     "iql": "offbench.algorithms.iql:IQL",
     "cql": "offbench.algorithms.cql:CQL",
     "awac": "offbench.algorithms.awac:AWAC",
     "sac_n": "offbench.algorithms.sac_n:SACN",
     "edac": "offbench.algorithms.edac:EDAC",
+    "rebrac": "offbench.algorithms.rebrac:ReBRAC",
+    "dqn": "offbench.algorithms.dqn:DQN",
+    "bve": "offbench.algorithms.bve:BVE",
+    "mce": "offbench.algorithms.mce:MCE",
+    "qr_dqn": "offbench.algorithms.qr_dqn:QRDQN",
+    "rem": "offbench.algorithms.rem:REM",
+    "discrete_bcq": "offbench.algorithms.discrete_bcq:DiscreteBCQ",
+    "discrete_cql": "offbench.algorithms.discrete_cql:DiscreteCQL",
+    "discrete_crr": "offbench.algorithms.discrete_crr:DiscreteCRR",
 }
 _GROUP = "offbench.algorithms"
 

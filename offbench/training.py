@@ -141,7 +141,7 @@ class _GroupTraining:
         configs = [make_config(algorithm_class.config_class, run.config) for run in self.runs]
         seeds = [run.seed for run in self.runs]
         preprocessing = Preprocessing(**self.runs[0].preprocessing)
-        buffer = TransitionBuffer(dataset, algorithm_class.requires, preprocessing, device)
+        buffer = TransitionBuffer(dataset, algorithm_class.needs(configs[0]), preprocessing, device)
         self.normalizer = buffer.normalizer
         self.algorithm = algorithm_class(configs, buffer.space, seeds, device, self.updates)
         batch_size = int(self.protocol["batch_size"])

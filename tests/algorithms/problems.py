@@ -14,6 +14,7 @@ from offbench.datasets import Dataset
 
 CONTINUOUS = ProblemSpec(5, 2, False, (-1.0, -1.0), (1.0, 1.0))
 DISCRETE = ProblemSpec(5, 3, True)
+DISCRETE_ONLY = ["dqn", "bve", "mce", "qr_dqn", "rem", "discrete_bcq", "discrete_cql", "discrete_crr"]
 CASES = [
     ("bc", CONTINUOUS),
     ("bc", DISCRETE),
@@ -24,6 +25,8 @@ CASES = [
     ("awac", CONTINUOUS),
     ("sac_n", CONTINUOUS),
     ("edac", CONTINUOUS),
+    ("rebrac", CONTINUOUS),
+    *((name, DISCRETE) for name in DISCRETE_ONLY),
 ]
 IDS = [f"{name}-{'discrete' if space.discrete else 'continuous'}" for name, space in CASES]
 
@@ -106,9 +109,12 @@ def random_batch(space: ProblemSpec, lanes: int, size: int, seed: int) -> Batch:
     }
     if space.discrete:
         batch["actions"] = torch.randint(0, space.action_size, (lanes, size), generator=g)
+        batch["next_actions"] = torch.randint(0, space.action_size, (lanes, size), generator=g)
     else:
         batch["actions"] = torch.rand(lanes, size, space.action_size, generator=g) * 2 - 1
+        batch["next_actions"] = torch.rand(lanes, size, space.action_size, generator=g) * 2 - 1
         batch["observation_actions"] = torch.cat([s, batch["actions"]], -1)
+    batch["returns"] = torch.randn(lanes, size, generator=g)
     return batch
 
 

@@ -12,12 +12,12 @@ from offbench.algorithms.batches import LaneSampler, Preprocessing, TransitionBu
 from offbench.algorithms.presets import CLASSES, load_presets
 from offbench.errors import IncompatibleError, SpecError, UnknownNameError
 
-from .problems import CASES, CONTINUOUS, IDS, make, random_dataset
+from .problems import CASES, CONTINUOUS, DISCRETE_ONLY, IDS, make, random_dataset
 
 
 def train(algorithm: Algorithm, space: ProblemSpec, first: int, last: int) -> None:
     data = random_dataset(discrete=space.discrete)
-    buffer = TransitionBuffer(data, algorithm.requires, Preprocessing())
+    buffer = TransitionBuffer(data, algorithm.needs(algorithm.config), Preprocessing())
     sampler = LaneSampler(buffer, algorithm.seeds, 32, algorithm.noise_spec(32))
     for step in range(first, last + 1):
         algorithm.update(*sampler.draw(step), step)
@@ -139,7 +139,7 @@ def test_policy_tensors_hold_the_policy_of_a_lane(name: str, space: ProblemSpec)
 def test_a_lane_that_diverges_is_told_and_leaves_the_others_alone(name: str, space: ProblemSpec) -> None:
     healthy, sick = make(name, space, [0, 1], 60), make(name, space, [0, 1], 60)
     with torch.no_grad():
-        sick.actor.flat[0, 0, 0] = float("nan")
+        getattr(sick, sick.policy_networks[0]).flat[0, 0, 0] = float("nan")
     train(healthy, space, 1, 10)
     train(sick, space, 1, 10)
     assert healthy.finite().tolist() == [True, True]
@@ -220,10 +220,10 @@ def test_presets_apply_by_dataset_and_overrides_win() -> None:
 
 def test_misfits_name_an_algorithm_that_fits() -> None:
     discrete = random_dataset(discrete=True)
-    with pytest.raises(IncompatibleError, match="algorithms that fit: bc, iql"):
+    with pytest.raises(IncompatibleError, match="algorithms that fit: bc, percent_bc, iql, dqn"):
         check_compatible(get_algorithm("td3_bc"), discrete)
     for name in algorithm_names():
-        check_compatible(get_algorithm(name), random_dataset(discrete=False))
+        check_compatible(get_algorithm(name), random_dataset(discrete=name in DISCRETE_ONLY))
     unbounded = random_dataset(discrete=False).replace(action_space=gymnasium.spaces.Box(-float("inf"), 1.0, (2,)))
     with pytest.raises(IncompatibleError, match="finite bounds"):
         check_compatible(get_algorithm("bc"), unbounded)
