@@ -16,6 +16,7 @@ from typing import Literal
 
 import numpy as np
 
+from offbench.analysis.metrics import trim_fraction
 from offbench.analysis.score_checks import ScoreError
 from offbench.analysis.student_t import t_quantile
 
@@ -69,15 +70,16 @@ def _t_table(probability: float) -> tuple[np.ndarray, np.ndarray]:
 def contributions(cells: Sequence[np.ndarray], metric: str, gamma: float) -> np.ndarray:
     """Contribution of each dataset's runs to the squared standard error of an aggregate [M].
 
-    For IQM, scores are winsorised at the pooled quartiles, as for any trimmed mean. For the median over datasets the
+    For IQM and other trimmed means, scores are winsorised at the pooled quantiles. For the median over datasets the
     mean's contributions are returned; use `aggregate_stretch`, which is more careful there.
     """
     sizes = np.array([cell.size for cell in cells], dtype=np.float64)
     weights = np.full(len(cells), 1 / len(cells))
-    if metric == "iqm":
-        low, high = np.quantile(np.concatenate(list(cells)), [0.25, 0.75])
+    fraction = trim_fraction(metric)
+    if fraction is not None:
+        low, high = np.quantile(np.concatenate(list(cells)), [fraction, 1 - fraction])
         cells = [np.clip(cell, low, high) for cell in cells]
-        weights = sizes / sizes.sum()  # IQM pools runs
+        weights = sizes / sizes.sum()  # trimmed means pool runs
     elif metric == "optimality_gap":
         cells = [np.minimum(cell, gamma) for cell in cells]
     return weights**2 * np.array([cell.var(ddof=1) for cell in cells]) / sizes

@@ -18,8 +18,6 @@ import numpy as np
 import pandas as pd
 
 from offbench.analysis.calibration import Method, aggregate_stretch, interval, require_method, stretch
-from offbench.analysis.metrics import iqm, mean, median, optimality_gap
-from offbench.analysis.resampling import bootstrap
 from offbench.analysis.metrics import point as aggregate_point
 from offbench.analysis.metrics import trim_fraction
 from offbench.analysis.resampling import bootstrap

@@ -56,8 +56,8 @@ class SeedPlan:
         corrected = f", corrected for {self.tests} tests" if self.tests > 1 else ""
         return (
             f"A true difference of {abs(self.gap):.3g} needs {number} seeds of each algorithm to be found with "
-            f"probability {self.power:g} ({_NAMES[self.test]}, two-sided, at {self.alpha:g}{corrected}; standard deviations "
-            f"{self.std_first:.3g} and {self.std_second:.3g} over seeds)."
+            f"probability {self.power:g} ({_NAMES[self.test]}, two-sided, at {self.alpha:g}{corrected}; standard "
+            f"deviations {self.std_first:.3g} and {self.std_second:.3g} over seeds)."
         )
 
 
