@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from offbench.datasets.column_cache import cached_read
 from offbench.datasets.d4rl import read_d4rl, row_sizes
 from offbench.datasets.dataset import Dataset
 from offbench.datasets.dsrl import REQUIRED as DSRL_COLUMNS
@@ -112,7 +113,7 @@ def _of_npz(path: Path) -> str:
 
 
 def read_path(path: str | Path, *, format: str | None = None, **options: Any) -> Dataset:
-    """Read the dataset at `path`.
+    """Read the dataset at `path`, from the column cache if it was read before and has not changed.
 
     Args:
         path: a file, or the folder of a dataset.
@@ -130,6 +131,11 @@ def read_path(path: str | Path, *, format: str | None = None, **options: Any) ->
     if entry.name == "minari" and path.name == DATA_FILE:
         path = path.parent
     check_options(str(path), options, entry.read)
+    return cached_read(path, lambda: _read(entry, path, options), options=options, format=entry.name)
+
+
+def _read(entry: Format, path: Path, options: dict[str, Any]) -> Dataset:
+    """Read `path`; a file in D4RL's layout that is named after a task of D4RL is taken to be of that task."""
     if entry.name != "d4rl" or "environment" in options:
         return entry.read(path, **options)
     task = _task_by_name(path)

@@ -10,6 +10,7 @@ from typing import Any
 import h5py
 import numpy as np
 
+from offbench.datasets.allocation import allocate
 from offbench.datasets.columns import Array, freeze
 from offbench.datasets.file_limits import require_plausible_size
 from offbench.errors import DatasetError
@@ -73,7 +74,7 @@ def find_column(group: h5py.Group, name: str) -> h5py.Dataset | None:
 
 
 def read_column(column: h5py.Dataset) -> Array:
-    """Read a whole column at once into a private read-only array.
+    """Read a whole column at once into a private read-only array, which `allocate` places.
 
     Raises:
         DatasetError: the values are stored in another file, were never written, or would not fit in memory.
@@ -89,7 +90,11 @@ def read_column(column: h5py.Dataset) -> Array:
         stored = column.id.get_storage_size()
         require_plausible_size(path, str(column.name), column.size * column.dtype.itemsize, stored)
         _require_written(column, stored, path)
-    return freeze(np.asarray(column[()]))
+    if column.dtype.hasobject or not column.size or not column.shape:
+        return freeze(np.asarray(column[()]))
+    array = allocate(column.shape, column.dtype)
+    column.read_direct(array)
+    return freeze(array)
 
 
 def _require_written(column: h5py.Dataset, stored: int, path: Path) -> None:

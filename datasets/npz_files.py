@@ -15,6 +15,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.lib import format as npy
 
+from offbench.datasets.allocation import allocate
 from offbench.datasets.columns import Array, freeze
 from offbench.datasets.file_limits import require_plausible_size
 from offbench.errors import DatasetError
@@ -79,7 +80,7 @@ class NpzFile:
                     f"store it as numbers: numpy.savez(file, {name}=numpy.stack(list_of_equal_rows))",
                 )
             require_plausible_size(self.path, name, header.nbytes, info.compress_size)
-            values = np.empty(header.nbytes, np.uint8)
+            values = allocate((header.nbytes,), np.uint8)
             memory, done = memoryview(values), 0
             while done < header.nbytes:
                 count = member.readinto(memory[done : done + BLOCK])
