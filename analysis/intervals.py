@@ -91,6 +91,11 @@ def estimate(
     elif resampled:
         replicates = bootstrap(strata, reps=reps, seed=seed, gamma=gamma, metrics=resampled, tasks=task_bootstrap)
 
+    accelerations: dict[str, float] = {}
+    if method == "bca" and rliable_stream is not None:
+        accelerations = rliable_accelerations(metrics, strata, gamma)
+    elif method == "bca":
+        accelerations = {metric: run_acceleration(metric, strata, gamma) for metric in metrics}
     found = {}
     for metric, value in points.items():
         values = replicates.get(metric)
@@ -99,10 +104,7 @@ def estimate(
         elif method == "calibrated":
             found[metric] = calibrated(metric, strata, values, level=level, gamma=gamma, task_bootstrap=task_bootstrap)
         else:
-            acceleration = 0.0
-            if method == "bca":
-                by_row = rliable_stream is not None
-                acceleration = (row_acceleration if by_row else run_acceleration)(metric, strata, gamma)
+            acceleration = accelerations.get(metric, 0.0)
             found[metric] = Estimate(value, *bootstrap_bounds(values, value, method, level, acceleration))
     return found
 
@@ -297,13 +299,19 @@ def run_acceleration(metric: str, strata: Sequence[np.ndarray], gamma: float) ->
     return cubes / (6 * squares**1.5) if squares > 0 else 0.0
 
 
-def row_acceleration(metric: str, strata: Sequence[np.ndarray], gamma: float) -> float:
-    """Acceleration as rliable has it: one row of the matrix, the n-th run of every dataset, is left out at a time.
+def rliable_accelerations(metrics: Sequence[str], strata: Sequence[np.ndarray], gamma: float) -> dict[str, float]:
+    """Accelerations as rliable 1.2 with arch 7 has them, flaw included, for `compat="rliable"`.
 
-    rliable averages the jackknife over all statistics that it is asked for at once; this is that of one statistic.
+    One row of the matrix, the n-th run of every dataset, is left out at a time, and deviations are taken from the
+    average over all statistics asked for at once, so that the acceleration of one depends on the others.
     """
     matrix = np.stack(strata)
-    left_out = np.array([point(metric, list(np.delete(matrix, i, axis=1)), gamma) for i in range(matrix.shape[1])])
+    left_out = np.array(
+        [[point(m, list(np.delete(matrix, i, axis=1)), gamma) for m in metrics] for i in range(matrix.shape[1])]
+    )
     deviations = left_out.mean() - left_out
-    squares = float((deviations**2).sum())
-    return float((deviations**3).sum()) / (6 * squares**1.5) if squares > 0 else 0.0
+    squares = (deviations**2).sum(axis=0)
+    cubes = (deviations**3).sum(axis=0)
+    return {
+        metric: float(cubes[k] / (6 * squares[k] ** 1.5)) if squares[k] > 0 else 0.0 for k, metric in enumerate(metrics)
+    }

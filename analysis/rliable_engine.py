@@ -1,7 +1,7 @@
 """Aggregates computed by rliable itself, for readers who want the reference's own numbers.
 
-rliable 1.2 imports with `arch<8` and `pandas<3` only, and draws from numpy's global stream whatever `random_state` it is
-given: the stream is seeded here and put back afterwards.
+rliable 1.2 imports with `arch<8` and `pandas<3` only, and draws from numpy's global stream whatever `random_state` it
+is given: the stream is seeded here and put back afterwards.
 """
 
 from __future__ import annotations
@@ -51,8 +51,7 @@ def rliable_estimates(
 
     Args:
         cells: algorithm -> one array [N] per dataset.
-        method: one of `RLIABLE_METHODS`. "bca" is asked for one metric at a time, because rliable averages the
-            acceleration over all metrics of one call.
+        method: one of `RLIABLE_METHODS`; the acceleration of rliable's "bca" mixes all metrics of a call.
 
     Raises:
         ScoreError: a method that rliable lacks; unequal numbers of seeds; an interval that rliable cannot compute.
@@ -66,30 +65,29 @@ def rliable_estimates(
     library, functions = load_rliable()
     evaluate = {metric: _function(functions, metric, gamma) for metric in metrics}
     matrices = {name: np.stack(strata, axis=1) for name, strata in cells.items()}
-    found: dict[str, dict[str, Estimate]] = {name: {} for name in cells}
-    groups = [[metric] for metric in metrics] if method in ("bc", "bca") else [list(metrics)]
     before = np.random.get_state()  # noqa: NPY002 - rliable knows no other generator
     try:
-        for group in groups:
-            np.random.seed(seed)  # noqa: NPY002
-            points, bounds = library.get_interval_estimates(
-                matrices,
-                lambda x, group=group: np.array([evaluate[metric](x) for metric in group]),
-                method=method,
-                task_bootstrap=task_bootstrap,
-                reps=reps,
-                confidence_interval_size=level,
-            )
-            for name in cells:
-                for k, metric in enumerate(group):
-                    low, high = (float(bound[k]) for bound in bounds[name])
-                    reason = "" if max(sizes) > 1 else "one seed: run-to-run variation is unknown"
-                    interval = (math.nan, math.nan) if reason else (low, high)
-                    found[name][metric] = Estimate(float(points[name][k]), *interval, reason)
+        np.random.seed(seed)  # noqa: NPY002
+        points, bounds = library.get_interval_estimates(
+            matrices,
+            lambda x: np.array([evaluate[metric](x) for metric in metrics]),
+            method=method,
+            task_bootstrap=task_bootstrap,
+            reps=reps,
+            confidence_interval_size=level,
+        )
     except RuntimeError as error:
         raise ScoreError(f"rliable cannot compute the {method} interval", str(error)) from error
     finally:
         np.random.set_state(before)  # noqa: NPY002
+    reason = "" if max(sizes) > 1 else "one seed: run-to-run variation is unknown"
+    found: dict[str, dict[str, Estimate]] = {}
+    for name in cells:
+        columns = zip(metrics, points[name], *bounds[name], strict=True)
+        found[name] = {
+            metric: Estimate(float(value), *((math.nan, math.nan) if reason else (float(low), float(high))), reason)
+            for metric, value, low, high in columns
+        }
     return found
 
 
