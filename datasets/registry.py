@@ -1,51 +1,32 @@
-"""Datasets by name: built-in recipes, D4RL ids, Minari ids and local files, found locally or downloaded."""
+"""Datasets by name: the catalogue of recipes, shipped tables, Minari folders and user entries, and loading from it."""
 
 from __future__ import annotations
 
-import contextlib
-import os
+import inspect
 import re
-import sys
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from gymnasium import spaces
 
-from offbench.datasets.d4rl import read_d4rl
+from offbench.datasets.catalog import DatasetEntry, caveats_for, collection
+from offbench.datasets.catalog_files import fetch, with_place
+from offbench.datasets.catalog_tables import MINARI_PREFIX, shipped_entries, shipped_entry
+from offbench.datasets.catalog_user import user_entries
 from offbench.datasets.dataset import Dataset
-from offbench.datasets.download import cache_dir, download
-from offbench.datasets.formats import check_options, looks_like_path, read_path, task_options
-from offbench.datasets.minari_format import dataset_folder, minari_root, read_minari
+from offbench.datasets.download import cache_dir
+from offbench.datasets.formats import FORMATS, check_options, looks_like_path, read_path
+from offbench.datasets.minari_format import dataset_folder, minari_root
 from offbench.datasets.records import Reference
-from offbench.datasets.references import D4RLEntry, d4rl_entries
+from offbench.datasets.references_measured import measured_reference
 from offbench.datasets.spaces import space_from_json
-from offbench.errors import DatasetError, MissingExtraError, SpecError, UnknownNameError
+from offbench.errors import DatasetError, IncompatibleError, SpecError, UnknownNameError
 
-__all__ = ["DatasetEntry", "cache_dir", "list_datasets", "load_dataset"]
+__all__ = ["DatasetEntry", "cache_dir", "find_entry", "list_datasets", "load_dataset"]
 
-MINARI_PREFIX = "minari:"
 _MINARI_ID = re.compile(r"(?:[-\w]+/)*[-\w]+-v\d+")
-
-
-@dataclass(frozen=True)
-class DatasetEntry:
-    """One dataset that `load_dataset` knows by name.
-
-    Attributes:
-        id: what to pass to `load_dataset`.
-        family: "pendulum", "hopper", "antmaze", ...
-        environment: Gymnasium id in which policies are evaluated; None if there is no faithful one.
-        cached: it is on this machine, so that loading needs neither network nor simulation.
-        description: one line.
-    """
-
-    id: str
-    family: str
-    environment: str | None
-    cached: bool
-    description: str
 
 
 def load_dataset(id_or_path: str | Path, **options: Any) -> Dataset:
@@ -54,15 +35,22 @@ def load_dataset(id_or_path: str | Path, **options: Any) -> Dataset:
     Args:
         id_or_path: one of
             - a built-in recipe, e.g. "pendulum/medium-replay" (generated on first use);
-            - a D4RL id, e.g. "hopper-medium-v2" (searched in $D4RL_DATASET_DIR, ~/.d4rl/datasets and the cache,
-              then downloaded);
+            - an id of the catalogue: D4RL's "hopper-medium-v2", or with the prefix of its collection
+              "neorl2:Pipeline", "dsrl:OfflineCarCircle-v0", "ogbench:cube-single-play-v0" or
+              "ogbench:cube-single-play-singletask-task2-v0" (searched in the caches of those packages and in our
+              own, then downloaded);
             - a Minari id, "minari:mujoco/hopper/expert-v0" or without the prefix if it has a namespace or is
-              there locally (searched in $MINARI_DATASETS_PATH or ~/.minari/datasets, then downloaded);
+              there locally (searched in $MINARI_DATASETS_PATH or ~/.minari/datasets and in our own cache, then
+              downloaded with Minari's client);
+            - an entry of the user's `datasets.yaml` or of an installed package;
             - a file or folder in one of `formats.FORMATS`: HDF5 in D4RL's layout, a Minari folder, ...
-        options: for paths `format` and those of the format's reader; for D4RL ids those of `read_d4rl` (environment,
-            reference, horizon, action_space, observation_space, name); for Minari those of `read_minari`; for
-            recipes force and progress. A reference may be a mapping of its fields and a space its JSON description,
-            as written in a suite file.
+        options: for paths `format` and those of the format's reader; for ids those of its reader (environment,
+            reference, horizon, action_space, observation_space, name, ...) and `split` ("train" or "validation")
+            where the collection has both; for recipes force and progress. A reference may be a mapping of its fields
+            and a space its JSON description, as written in a suite file.
+
+    A dataset without a reference that holds in its environment gets the one that the user has measured there
+    (`offbench data reference`), if there is one.
 
     Raises:
         UnknownNameError: no dataset of that id; the message names near ones.
@@ -70,62 +58,175 @@ def load_dataset(id_or_path: str | Path, **options: Any) -> Dataset:
         DatasetError: the data are missing, cannot be downloaded, or are damaged.
     """
     options = {name: _plain_option(name, value) for name, value in options.items() if value is not None}
+    dataset = _load(id_or_path, options)
+    return dataset if "reference" in options else _with_usable_reference(dataset)
+
+
+def find_entry(id_or_path: str | Path) -> DatasetEntry | None:
+    """What the catalogue knows about an id, also without its collection's prefix; None for paths and unknown names."""
+    name = str(id_or_path)
+    for entry in _recipe_entries(name):
+        return entry
+    found = user_entries().get(name) or shipped_entry(name) or _local_minari(name)
+    return None if found is None else _complete(found)
+
+
+def list_datasets() -> list[DatasetEntry]:
+    """What can be loaded by name: recipes, the user's datasets, the shipped tables, and Minari datasets found here."""
+    known = {entry.id: entry for entry in (*user_entries().values(), *shipped_entries().values())}
+    for root in (minari_root(), cache_dir() / "minari"):
+        for metadata in sorted(root.glob("**/data/metadata.json")) if root.is_dir() else []:
+            dataset_id = metadata.parent.parent.relative_to(root).as_posix()
+            entry = _local_minari(dataset_id)
+            if entry is not None:
+                known.setdefault(entry.id, shipped_entry(entry.id) or entry)
+    return [*_recipe_entries(), *map(_complete, known.values())]
+
+
+def prefetch(dataset_id: str, *, split: str = "train", force: bool = False, progress: Any = None) -> Path:
+    """Bring a dataset of the catalogue to this machine, or build it, without reading it; return its file or folder.
+
+    Args:
+        progress: called with (bytes or transitions so far, in all or None).
+
+    Raises:
+        UnknownNameError, DatasetError: see `load_dataset`.
+    """
+    from offbench.datasets import recipes
+
+    if dataset_id in recipes.RECIPES:
+        return recipes.build(dataset_id, force=force, progress=progress)
+    return fetch(_require(dataset_id), split, force=force, progress=progress)
+
+
+def _load(id_or_path: str | Path, options: dict[str, Any]) -> Dataset:
     if isinstance(id_or_path, Path):
         return read_path(id_or_path, **options)
     from offbench.datasets import recipes
 
-    name = id_or_path
-    if name in recipes.RECIPES:
-        check_options(name, options, recipes.load)
-        return recipes.load(name, **options)
-    if name in d4rl_entries():
-        return _load_d4rl(d4rl_entries()[name], options)
-    if name.startswith(MINARI_PREFIX):
-        return _load_minari(name.removeprefix(MINARI_PREFIX), options)
-    if looks_like_path(name):
-        return read_path(name, **options)
-    if _MINARI_ID.fullmatch(name) and ("/" in name or dataset_folder(minari_root() / name) is not None):
-        return _load_minari(name, options)
-    raise _unknown(name)
+    if id_or_path in recipes.RECIPES:
+        check_options(id_or_path, options, recipes.load)
+        return recipes.load(id_or_path, **options)
+    if id_or_path not in user_entries() and shipped_entry(id_or_path) is None and looks_like_path(id_or_path):
+        return read_path(id_or_path, **options)
+    entry = _require(id_or_path)
+    split = options.pop("split", "train")
+    known = _reader_options(entry)
+    if entry.format is not None:
+        check_options(id_or_path, options, FORMATS[entry.format].read)
+    return read_path(fetch(entry, split), format=entry.format, **{**known, **options})
 
 
-def list_datasets() -> list[DatasetEntry]:
-    """Return what can be loaded by name: built-in recipes, D4RL's datasets, and Minari datasets on this machine."""
+def _require(name: str) -> DatasetEntry:
+    """The entry of an id; also of a Minari id that no table has."""
+    entry = user_entries().get(name) or shipped_entry(name) or _local_minari(name)
+    if entry is not None:
+        return entry
+    if name.startswith(MINARI_PREFIX) or ("/" in name and _MINARI_ID.fullmatch(name)):
+        return _minari_entry(name)
     from offbench.datasets import recipes
 
-    entries = [
-        DatasetEntry(
-            id=recipe.id,
-            family=recipe.id.partition("/")[0],
-            environment=recipe.environment,
-            cached=dataset_folder(recipes.dataset_path(recipe)) is not None,
-            description=f"built in: {recipe.description}",
-        )
-        for recipe in recipes.RECIPES.values()
-    ]
-    entries += [
-        DatasetEntry(entry.id, entry.family, entry.environment, _local_d4rl(entry) is not None, "D4RL, downloaded")
-        for entry in d4rl_entries().values()
-        if entry.url
-    ]
-    root = minari_root()
-    for metadata in sorted(root.glob("**/data/metadata.json")) if root.is_dir() else []:
-        dataset_id = metadata.parent.parent.relative_to(root).as_posix()
-        family = dataset_id.rpartition("/")[0] or dataset_id
-        entries.append(DatasetEntry(f"{MINARI_PREFIX}{dataset_id}", family, None, True, "Minari, on this machine"))
-    return entries
-
-
-def _unknown(name: str) -> UnknownNameError:
-    from offbench.datasets import recipes
-
-    known = [*recipes.RECIPES, *(entry.id for entry in d4rl_entries().values() if entry.url)]
-    return UnknownNameError(
+    shipped = [dataset_id for dataset_id, entry in shipped_entries().items() if "*" not in dataset_id]
+    raise UnknownNameError(
         "dataset",
         name,
-        known,
-        fix="`offbench data list` shows the known ids; a path ends in .hdf5 or is a Minari folder, "
+        [*recipes.RECIPES, *user_entries(), *shipped],
+        fix="`offbench data list` shows the known ids; a path ends in .hdf5, .npz, ... or is a Minari folder, "
         "a Minari id is written minari:NAMESPACE/NAME-v0",
+    )
+
+
+def _reader_options(entry: DatasetEntry) -> dict[str, Any]:
+    """What the catalogue tells the reader, as far as it takes it."""
+    told: dict[str, Any] = {**entry.options}
+    # A Minari folder names its own environment and time limit; its source is "minari:ID" already.
+    if entry.format != "minari":
+        told |= {"name": entry.id, "environment": entry.environment, "horizon": entry.horizon}
+        prefix = "" if ":" in entry.id else f"{entry.collection}:"
+        told["source"] = f"{prefix}{entry.id}"
+    told["reference"] = entry.reference
+    if entry.format is None:
+        return {name: value for name, value in told.items() if value is not None and name != "horizon"}
+    taken = inspect.signature(FORMATS[entry.format].read).parameters
+    # No environment is a statement too: it keeps the D4RL reader from looking for one by the file's name.
+    return {
+        name: value for name, value in told.items() if name in taken and (value is not None or name == "environment")
+    }
+
+
+def _with_usable_reference(dataset: Dataset) -> Dataset:
+    """Give the reference that was measured in the dataset's environment where its own does not hold there."""
+    if dataset.environment is None:
+        return dataset
+    if dataset.reference is not None:
+        try:
+            dataset.reference.normalize([0.0], environment=dataset.environment)
+            return dataset
+        except IncompatibleError:
+            pass  # e.g. D4RL's door, to be evaluated in AdroitHandDoor-v1
+    measured = measured_reference(dataset.environment)
+    return dataset if measured is None else dataset.replace(reference=measured)
+
+
+def _complete(entry: DatasetEntry) -> DatasetEntry:
+    """The entry with its place on this machine and, where none is published, the measured reference."""
+    entry = with_place(entry)
+    if entry.reference is None:
+        entry = replace(entry, reference=measured_reference(entry.environment))
+    return entry
+
+
+def _recipe_entries(only: str | None = None) -> Iterator[DatasetEntry]:
+    from offbench.datasets import recipes
+
+    made_by = collection("built-in")
+    for recipe in recipes.RECIPES.values():
+        if only is None or recipe.id == only:
+            folder = recipes.dataset_path(recipe)
+            reference = recipe.reference
+            entry = DatasetEntry(
+                id=recipe.id,
+                family=recipe.id.partition("/")[0],
+                environment=recipe.environment,
+                cached=False,
+                description=f"built in: {recipe.description}",
+                collection="built-in",
+                reference=reference,
+                horizon=None if reference is None else reference.horizon,
+                licence=made_by.licence,
+                citation=made_by.citation,
+                format="minari",
+                place=folder,
+            )
+            yield with_place(entry) if dataset_folder(folder) is not None else entry
+
+
+def _local_minari(name: str) -> DatasetEntry | None:
+    """The entry of a Minari dataset that is on this machine."""
+    dataset_id = name.removeprefix(MINARI_PREFIX)
+    if not _MINARI_ID.fullmatch(dataset_id):
+        return None
+    roots = (minari_root(), cache_dir() / "minari")
+    found = any(dataset_folder(root / dataset_id) is not None for root in roots)
+    return _minari_entry(name) if found else None
+
+
+def _minari_entry(name: str) -> DatasetEntry:
+    """An entry for a Minari id that no table has: all that is known is in its metadata."""
+    dataset_id = name.removeprefix(MINARI_PREFIX)
+    if not _MINARI_ID.fullmatch(dataset_id):
+        raise DatasetError(
+            f"{dataset_id!r} is not a Minari dataset id", "", "write it as NAMESPACE/NAME-v0, with the version"
+        )
+    return DatasetEntry(
+        id=f"{MINARI_PREFIX}{dataset_id}",
+        family=dataset_id.rpartition("/")[0] or dataset_id,
+        environment=None,
+        cached=False,
+        description="Minari",
+        collection="minari",
+        caveats=caveats_for(f"{MINARI_PREFIX}{dataset_id}"),
+        format="minari",
     )
 
 
@@ -142,56 +243,3 @@ def _plain_option(name: str, value: Any) -> Any:
     if name in ("action_space", "observation_space") and not isinstance(value, spaces.Space):
         return space_from_json(value)
     return value
-
-
-def _load_d4rl(entry: D4RLEntry, options: dict[str, Any]) -> Dataset:
-    check_options(entry.id, options, read_d4rl)
-    path = _local_d4rl(entry)
-    if path is None:
-        if entry.url is None:
-            raise DatasetError(f"the address of {entry.id} is not known", "", "pass the path of its file instead")
-        path = download(entry.url, cache_dir() / "d4rl" / _file_name(entry))
-    return read_d4rl(path, **{"name": entry.id, "source": f"d4rl:{entry.id}", **task_options(entry), **options})
-
-
-def _file_name(entry: D4RLEntry) -> str:
-    return (entry.url or entry.id).rpartition("/")[2]
-
-
-def _local_d4rl(entry: D4RLEntry) -> Path | None:
-    """Return the entry's file if it is on this machine, under D4RL's file name or its id."""
-    folders = [Path.home() / ".d4rl" / "datasets", cache_dir() / "d4rl"]
-    if os.environ.get("D4RL_DATASET_DIR"):
-        folders.insert(0, Path(os.environ["D4RL_DATASET_DIR"]))
-    names = {_file_name(entry), f"{entry.id}.hdf5"}
-    candidates = (folder / name for folder in folders for name in sorted(names))
-    return next((path for path in candidates if path.is_file()), None)
-
-
-def _load_minari(dataset_id: str, options: dict[str, Any]) -> Dataset:
-    check_options(dataset_id, options, read_minari)
-    if not _MINARI_ID.fullmatch(dataset_id):
-        raise DatasetError(
-            f"{dataset_id!r} is not a Minari dataset id", "", "write it as NAMESPACE/NAME-v0, with the version"
-        )
-    folder = minari_root() / dataset_id
-    if dataset_folder(folder) is None:
-        _download_minari(dataset_id)
-    return read_minari(folder, **options)
-
-
-def _download_minari(dataset_id: str) -> None:
-    import minari
-
-    try:
-        # Minari reports to standard output, which belongs to our own results.
-        with contextlib.redirect_stdout(sys.stderr):
-            minari.download_dataset(dataset_id)
-    except ImportError as error:
-        raise MissingExtraError(f"downloading Minari dataset {dataset_id!r}", "hub") from error
-    except Exception as error:  # whatever the hub's client raises: no network, no such dataset, no access
-        raise DatasetError(
-            f"cannot download Minari dataset {dataset_id!r}",
-            f"{type(error).__name__}: {error}",
-            f"check the id and the network, or copy the dataset to {minari_root() / dataset_id}",
-        ) from error

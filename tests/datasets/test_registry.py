@@ -13,26 +13,29 @@ import numpy as np
 import pytest
 from gymnasium.spaces import Box
 
-from offbench.datasets import Dataset, Reference, cache_dir, list_datasets, load_dataset, registry, write_minari
+from offbench.datasets import (
+    Dataset,
+    Reference,
+    cache_dir,
+    catalog_files,
+    catalog_tables,
+    list_datasets,
+    load_dataset,
+    registry,
+    write_minari,
+)
 from offbench.datasets.references import d4rl_entries
 from offbench.errors import DatasetError, MissingExtraError, SpecError, UnknownNameError
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
-    """Serves /good, /short (announces more than it sends), /slow (never answers) and 404 for the rest."""
+    """Serves the test's content at every address."""
 
     content = b""
 
     def do_GET(self) -> None:
-        if self.path.startswith("/slow"):
-            self.server.released.wait(5)  # type: ignore[attr-defined]
-            return
-        if not self.path.startswith(("/good", "/short")):
-            self.send_error(404 if "missing" in self.path else 403)
-            return
-        extra = 100 if self.path.startswith("/short") else 0
         self.send_response(200)
-        self.send_header("Content-Length", str(len(self.content) + extra))
+        self.send_header("Content-Length", str(len(self.content)))
         self.end_headers()
         self.wfile.write(self.content)
 
@@ -45,11 +48,9 @@ def server(tmp_path: Path) -> Iterator[str]:
     """The address of a server that hands out a hopper file."""
     Handler.content = hopper_file(tmp_path / "served.hdf5").read_bytes()
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as running:
-        running.released = threading.Event()  # type: ignore[attr-defined]
-        thread = threading.Thread(target=running.serve_forever)
+        thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         yield f"http://127.0.0.1:{running.server_address[1]}"
-        running.released.set()  # type: ignore[attr-defined]
         running.shutdown()
         thread.join()
 
@@ -66,9 +67,12 @@ def hopper_file(path: Path, sizes: tuple[int, int] = (11, 3), rows: int = 20) ->
 
 
 def point_at(monkeypatch: pytest.MonkeyPatch, url: str, name: str = "hopper-medium-v2") -> None:
-    """Let the registry's entry of a D4RL dataset point at `url`."""
-    entries = {**d4rl_entries(), name: replace(d4rl_entries()[name], url=url)}
-    monkeypatch.setattr(registry, "d4rl_entries", lambda: entries)
+    """Let the catalogue's entry of a D4RL dataset point at `url`."""
+    entry = catalog_tables.shipped_entries()[name]
+    file = replace(entry.files[0], urls=(url,))
+    entries = {**catalog_tables.shipped_entries(), name: replace(entry, files=(file,))}
+    monkeypatch.setattr(catalog_tables, "shipped_entries", lambda: entries)
+    monkeypatch.setattr(registry, "shipped_entries", lambda: entries)
 
 
 def no_download(*_: object, **__: object) -> Path:
@@ -85,7 +89,7 @@ def test_d4rl_id_is_downloaded_once(server: str, monkeypatch: pytest.MonkeyPatch
     assert dataset.reference is not None
     assert dataset.reference.horizon == 1000
     assert [path.name for path in (cache_dir() / "d4rl").glob("*.*5")] == ["hopper_medium-v2.hdf5"]
-    monkeypatch.setattr(registry, "download", no_download)
+    monkeypatch.setattr(catalog_files, "download", no_download)
     assert load_dataset("hopper-medium-v2").fingerprint == dataset.fingerprint
     assert {entry.id for entry in list_d4rl() if entry.cached} == {"hopper-medium-v2"}
 
@@ -96,7 +100,7 @@ def list_d4rl() -> list[registry.DatasetEntry]:
 
 @pytest.mark.parametrize("place", ["variable", "home", "cache", "id as file name"])
 def test_files_on_this_machine_are_found(place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(registry, "download", no_download)
+    monkeypatch.setattr(catalog_files, "download", no_download)
     monkeypatch.setenv("D4RL_DATASET_DIR", str(tmp_path / "shelf"))
     hopper_file(
         {
