@@ -11,7 +11,6 @@ from pathlib import Path
 
 import h5py
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
@@ -146,6 +145,8 @@ def _read_npz(path: Path) -> RawColumns:
 
 
 def _read_table(path: Path) -> RawColumns:
+    import pandas as pd
+
     if path.suffix.lower() == ".parquet":
         frame = pq.read_table(path).to_pandas()
     else:

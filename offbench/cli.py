@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from offbench import __version__
-from offbench.cli_data import build_datasets, data_app
+from offbench.cli_data import build_datasets
+from offbench.cli_data_files import data_app
 from offbench.cli_lookup import algorithms_app, doctor
 from offbench.cli_output import (
     INTERRUPTED,
