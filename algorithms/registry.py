@@ -17,6 +17,8 @@ _BUILTIN = {
     "percent_bc": "offbench.algorithms.bc:PercentBC",
     "td3_bc": "offbench.algorithms.td3_bc:TD3BC",
     "iql": "offbench.algorithms.iql:IQL",
+    "xql": "offbench.algorithms.dual_rl:XQL",
+    "dvl": "offbench.algorithms.dual_rl:DVL",
     "cql": "offbench.algorithms.cql:CQL",
     "awac": "offbench.algorithms.awac:AWAC",
     "sac_n": "offbench.algorithms.sac_n:SACN",

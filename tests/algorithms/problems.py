@@ -26,6 +26,8 @@ CASES = [
     ("sac_n", CONTINUOUS),
     ("edac", CONTINUOUS),
     ("rebrac", CONTINUOUS),
+    ("xql", CONTINUOUS),
+    ("dvl", CONTINUOUS),
     *((name, DISCRETE) for name in DISCRETE_ONLY),
 ]
 IDS = [f"{name}-{'discrete' if space.discrete else 'continuous'}" for name, space in CASES]

@@ -109,6 +109,68 @@ def test_iql_equals_the_paper_written_out(kind: str) -> None:
         torch.testing.assert_close(ours.log_std[0], log_std)
 
 
+@pytest.mark.parametrize("kind", ["gumbel", "chi_square", "total_variation"])
+def test_dual_rl_equals_the_papers_written_out(kind: str) -> None:
+    special = {"temperature": 0.5, "clip": 1.0} if kind == "gumbel" else {"divergence": kind, "optimism": 0.6}
+    name = "xql" if kind == "gumbel" else "dvl"
+    ours = make(name, CONTINUOUS, [5], total_updates=40, huber=0.7, advantage_clip=1.1, **special)
+    value, critic, actor = Plain(ours.value), Plain(ours.critic), Plain(ours.actor)
+    old_critic = copy.deepcopy(critic)
+    log_std = torch.zeros(CONTINUOUS.action_size, requires_grad=True)
+    value_step, critic_step, actor_step = adam(value), adam(critic), adam(actor)
+    actor_step.add_param_group({"params": [log_std]})
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(actor_step, 40)
+    for step in range(1, 21):
+        batch = random_batch(CONTINUOUS, 1, 32, step)
+        s, a, r, s2, c = (batch[k][0] for k in ("observations", "actions", "rewards", "next_observations", "continues"))
+        with torch.no_grad():
+            q = torch.minimum(old_critic(s, a, member=0), old_critic(s, a, member=1))[:, 0]
+        u = q - value(s)[:, 0]
+        if kind == "gumbel":
+            z = torch.minimum(u / 0.5, torch.tensor(1.0))
+            m = max(z.max().item(), -1.0)
+            loss = (torch.exp(z - m) - z * math.exp(-m) - math.exp(-m)).mean()
+        else:
+            surrogate = torch.clamp(u + u**2 / 4, min=0) if kind == "chi_square" else torch.clamp(u, min=0)
+            assert u.min() > -4
+            loss = (0.6 * surrogate - 0.4 * u).mean()
+        value_step.zero_grad()
+        loss.backward()
+        value_step.step()
+        with torch.no_grad():
+            weight = torch.exp(3.0 * (q - value(s)[:, 0])).clamp(max=1.1)
+            y = r + 0.99 * c * value(s2)[:, 0]
+        log_pi = torch.distributions.Normal(torch.tanh(actor(s)), log_std.exp()).log_prob(a).sum(-1)
+        actor_loss = -(weight * log_pi).mean()
+        critic_loss = sum(nn.functional.huber_loss(critic(s, a, member=i)[:, 0], y, delta=0.7) for i in range(2))
+        for optimizer, term in ((critic_step, critic_loss), (actor_step, actor_loss)):
+            optimizer.zero_grad()
+            term.backward()
+            optimizer.step()
+        schedule.step()
+        old_critic.move(critic, 0.005)
+        metrics = ours.update(batch, {}, step)
+        for key, term in (("value_loss", loss), ("critic_loss", critic_loss), ("actor_loss", actor_loss)):
+            assert metrics[key].item() == pytest.approx(term.item(), rel=2e-4, abs=1e-5)
+    for plain, net in ((value, "value"), (critic, "critic"), (actor, "actor"), (old_critic, "target_critic")):
+        plain.assert_equals(getattr(ours, net))
+    torch.testing.assert_close(ours.log_std[0], log_std)
+
+
+def test_gumbel_regression_finds_the_log_mean_exp() -> None:
+    """The minimizer of XQL's loss over a constant V is beta log E[exp(Q / beta)] (the paper's section 3.3)."""
+    ours = make("xql", CONTINUOUS, [0, 1], temperature=[0.5, 2.0], clip=50.0)
+    sample = torch.randn(2, 20_000, generator=torch.Generator().manual_seed(0)).double()
+    centre = torch.zeros(2, 1, dtype=torch.float64, requires_grad=True)
+    for _ in range(4000):
+        (gradient,) = torch.autograd.grad(ours.value_loss(sample - centre).sum(), [centre])
+        with torch.no_grad():
+            centre -= gradient
+    for lane, beta in enumerate((0.5, 2.0)):
+        expected = beta * torch.log(torch.exp(sample[lane] / beta).mean()).item()
+        assert centre[lane].item() == pytest.approx(expected, abs=5e-3)
+
+
 @pytest.mark.parametrize("space", [CONTINUOUS, DISCRETE], ids=["continuous", "discrete"])
 def test_bc_equals_supervised_learning(space: ProblemSpec) -> None:
     ours = make("bc", space, [5])
