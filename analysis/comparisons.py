@@ -23,6 +23,7 @@ from offbench.analysis.metrics import trim_fraction
 from offbench.analysis.resampling import bootstrap
 from offbench.analysis.score_checks import ScoreError
 from offbench.analysis.shared_scores import Scores, SharedScores, draw_counts, shared_scores, stream_seed
+from offbench.analysis.wording import counted, with_interval
 
 _CHUNK_ELEMENTS = 1 << 20  # counts held at a time: about 8 MB for each side
 _NAMES = {"iqm": "IQM", "mean": "mean", "median": "median", "optimality_gap": "optimality gap"}
@@ -65,7 +66,7 @@ class Comparison:
 
     @property
     def sentence(self) -> str:
-        over = f"over {len(self.datasets)} dataset{'' if len(self.datasets) == 1 else 's'}"
+        over = f"over {counted(len(self.datasets), 'dataset')}"
         if self.quantity == "probability of improvement":
             text = (
                 f"A run of {self.first} scores higher than one of {self.second} on the same dataset with probability "
@@ -106,21 +107,6 @@ class PairComparison:
         )
         notes = dict.fromkeys([*self.difference.notes, *self.probability.notes])
         return " ".join([text, *notes])
-
-
-def with_interval(point: float, low: float, high: float, reason: str = "") -> str:
-    """A number and its interval with as many decimals as the interval's width supports.
-
-    >>> with_interval(0.1123, 0.0812, 0.1433)
-    '0.11 [0.08, 0.14]'
-    """
-    if not math.isfinite(low + high):
-        return f"{point:.4g} (no interval: {reason or 'undefined'})"
-    half = (high - low) / 2
-    digits = 1 if half == 0 else min(6, max(1, -math.floor(math.log10(half))))
-    digits = 0 if half >= 50 else max(digits, 2 if abs(point) < 1 else 1)
-    values = (round(value, digits) + 0.0 for value in (point, low, high))  # + 0.0 removes the sign of -0
-    return "{:.{d}f} [{:.{d}f}, {:.{d}f}]".format(*values, d=digits)
 
 
 # -- probability of improvement --------------------------------------------------------------------

@@ -16,11 +16,11 @@ import numpy as np
 import pandas as pd
 
 from offbench.analysis.calibration import Method, aggregate_stretch, require_method
-from offbench.analysis.comparisons import with_interval
 from offbench.analysis.metrics import RowStatistics, point, trim_fraction
 from offbench.analysis.score_checks import KEYS, ScoreError, require_finite, require_unique, some
 from offbench.analysis.scores import ScoreTable
 from offbench.analysis.shared_scores import Scores, shared_scores, stream_seed
+from offbench.analysis.wording import counted, with_interval
 
 Curves: TypeAlias = ScoreTable | Mapping[str, Sequence[np.ndarray]]
 
@@ -77,7 +77,7 @@ class LearningCurve:
         for dataset, rows in last.groupby("dataset", sort=False):
             ordered = rows.sort_values("point", ascending=False, kind="stable")
             found = [f"{row.algorithm} {with_interval(row.point, row.low, row.high)}" for row in ordered.itertuples()]
-            where = f"on {dataset}" if dataset else f"over {len(self.datasets)} datasets"
+            where = f"on {dataset}" if dataset else f"over {counted(len(self.datasets), 'dataset')}"
             parts.append(
                 f"{self.metric.replace('iqm', 'IQM')} {where} at step {last['step'].iloc[0]:g}: {', '.join(found)}."
             )

@@ -20,6 +20,7 @@ from offbench.analysis.exact_tests import holm, mann_whitney_test, permutation_t
 from offbench.analysis.score_checks import ScoreError
 from offbench.analysis.shared_scores import Scores, SharedScores, shared_scores
 from offbench.analysis.student_t import t_cdf
+from offbench.analysis.wording import counted
 from offbench.errors import UnknownNameError
 
 Test = Literal["welch", "permutation", "mann-whitney"]
@@ -172,30 +173,28 @@ def win_tie_loss(
     """
     if rule == "test":
         found = pairwise_tests(scores, test, pairs=pairs, correction=correction, alpha=alpha, datasets=datasets)
-        counted = [(part, part["winner"].to_numpy()) for part in _by_pair(found.frame)]
+        decided = [(part, part["winner"].to_numpy()) for part in _by_pair(found.frame)]
         over = " with Holm's correction over datasets" if correction == "holm" else ""
         words = f"a win is a difference with p < {alpha:g} by {_IN_WORDS[test]}{over}; the rest are ties"
     elif rule == "mean":
         if margin < 0:
             raise ScoreError(f"a margin is not negative, got {margin}")
-        counted = []
+        decided = []
         for first, second in _pairs(scores, pairs):
             shared = shared_scores(scores, [first, second], datasets, common_scale=False)
             gaps = np.subtract(*shared.means().T)
             part = pd.DataFrame({"first": first, "second": second, "dataset": shared.datasets})
             winner = np.where(gaps > margin, first, np.where(gaps < -margin, second, ""))
-            counted.append((part, winner))
+            decided.append((part, winner))
         words = "a win is a higher mean over seeds" + (f" by more than {margin:g}" if margin else "")
     else:
         raise ScoreError(f"unknown rule {rule!r}", fix="use 'mean' or 'test'")
     records = []
-    for part, winner in counted:
+    for part, winner in decided:
         first, second, total = part["first"].iloc[0], part["second"].iloc[0], len(part)
         wins, losses = int((winner == first).sum()), int((winner == second).sum())
         ties = total - wins - losses
-        text = (
-            f"{first} against {second}: {_counted(wins, 'win')}, {_counted(ties, 'tie')}, {_counted(losses, 'loss')}."
-        )
+        text = f"{first} against {second}: {counted(wins, 'win')}, {counted(ties, 'tie')}, {counted(losses, 'loss')}."
         records.append((first, second, wins, ties, losses, total, text))
     columns = ["first", "second", "wins", "ties", "losses", "datasets", "sentence"]
     return WinTieLoss(pd.DataFrame.from_records(records, columns=columns), words)
@@ -261,11 +260,6 @@ def _sentence(
         )
     sampled = part[(part["error"] > 0)]
     if len(sampled):
-        text += f" On {_counted(len(sampled), 'dataset')} p is a Monte Carlo estimate (standard error up to "
+        text += f" On {counted(len(sampled), 'dataset')} p is a Monte Carlo estimate (standard error up to "
         text += f"{sampled['error'].max():.2g})."
     return " ".join([text, *shared.notes])
-
-
-def _counted(number: int, noun: str) -> str:
-    plural = {"loss": "losses"}.get(noun, f"{noun}s")
-    return f"{number} {noun if number == 1 else plural}"

@@ -23,6 +23,7 @@ import pandas as pd
 from offbench.analysis.exact_tests import holm, midranks, signed_rank_test
 from offbench.analysis.score_checks import ScoreError, some
 from offbench.analysis.shared_scores import Scores, SharedScores, shared_scores
+from offbench.analysis.wording import p_in_words
 
 _NORMAL = NormalDist()
 
@@ -245,11 +246,6 @@ def _wilcoxon(shared: SharedScores, alpha: float) -> pd.DataFrame:
         records.append((first, second, test.statistic, len(gaps) - kept, test.p, float(p), winner, text))
     columns = ["first", "second", "statistic", "zeros", "p", "p_corrected", "winner", "sentence"]
     return pd.DataFrame.from_records(records, columns=columns)
-
-
-def p_in_words(p: float) -> str:
-    """A p value as it is printed: "p = 0.012" or "p < 0.0001"."""
-    return "p < 0.0001" if p < 1e-4 else f"p = {p:.2g}"
 
 
 # -- distributions ---------------------------------------------------------------------------------

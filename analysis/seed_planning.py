@@ -20,6 +20,7 @@ from offbench.analysis.pairwise_tests import Test
 from offbench.analysis.score_checks import ScoreError
 from offbench.analysis.shared_scores import Scores, shared_scores
 from offbench.analysis.student_t import t_quantile
+from offbench.analysis.wording import number
 from offbench.errors import UnknownNameError
 
 # Asymptotic efficiency of rank and permutation tests relative to t under normal scores (Lehmann 1975).
@@ -52,12 +53,12 @@ class SeedPlan:
 
     @property
     def sentence(self) -> str:
-        number = "more than a million" if self.seeds is None else str(self.seeds)
+        seeds = "more than a million" if self.seeds is None else str(self.seeds)
         corrected = f", corrected for {self.tests} tests" if self.tests > 1 else ""
         return (
-            f"A true difference of {abs(self.gap):.3g} needs {number} seeds of each algorithm to be found with "
+            f"A true difference of {number(abs(self.gap))} needs {seeds} seeds of each algorithm to be found with "
             f"probability {self.power:g} ({_NAMES[self.test]}, two-sided, at {self.alpha:g}{corrected}; standard "
-            f"deviations {self.std_first:.3g} and {self.std_second:.3g} over seeds)."
+            f"deviations {number(self.std_first)} and {number(self.std_second)} over seeds)."
         )
 
 

@@ -25,6 +25,7 @@ import pandas as pd
 from offbench.analysis.budgets import best_of_weights
 from offbench.analysis.exact_tests import midranks
 from offbench.analysis.score_checks import ScoreError, some
+from offbench.analysis.wording import number
 from offbench.errors import UnknownNameError
 
 Regret = Literal["dope", "dope-normalized", "range", "scope"]
@@ -247,17 +248,17 @@ def selection_report(
                 if k == 1 and definition != "dope-normalized":
                     low, high = _bounds([regret_at_k(x[i], y[i], 1, definition) for i in index], level)
                 lost = regret_at_k(x, y, k, definition)
-                text = f"Choosing {k} by {name} has regret@{k} {lost:.3g} ({definition})."
+                text = f"Choosing {k} by {name} has regret@{k} {number(lost)} ({definition})."
                 records.append((name, f"regret@{k}", definition, k, lost, low, high, text))
             simple = {"best": best_at_k, "worst": worst_at_k, "mean": mean_at_k, "std": std_at_k}
             for metric, at_k in simple.items():
                 found = at_k(x, y, k)
-                text = f"The {metric} true value of the {k} chosen by {name} is {found:.3g}."
+                text = f"The {metric} true value of the {k} chosen by {name} is {number(found)}."
                 rule = "ddof 1" if metric == "std" else "true values"
                 records.append((name, f"{metric}@{k}", rule, k, found, math.nan, math.nan, text))
             if behaviour is not None:
                 ratio = sharpe_ratio_at_k(x, y, k, behaviour)
-                text = f"SharpeRatio@{k} of {name} over the behaviour's {behaviour:.3g} is {ratio:.3g}."
+                text = f"SharpeRatio@{k} of {name} over the behaviour's {number(behaviour)} is {number(ratio)}."
                 records.append((name, f"SharpeRatio@{k}", "SCOPE-RL", k, ratio, math.nan, math.nan, text))
     columns = ["estimator", "metric", "definition", "k", "value", "low", "high", "sentence"]
     frame = pd.DataFrame.from_records(records, columns=columns).astype({"k": "Int64"})
