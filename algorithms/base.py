@@ -152,6 +152,16 @@ class Requires:
     return_discount: float | None = None
     top_fraction: float = 1.0
 
+    def words(self) -> list[str]:
+        """What a batch needs beside observations, actions and rewards, for people."""
+        wanted = {
+            "next observations": self.next_observations,
+            "next actions": self.next_actions,
+            "returns-to-go": self.return_discount is not None,
+            "the best episodes": self.top_fraction < 1.0,
+        }
+        return [name for name, needed in wanted.items() if needed]
+
 
 @dataclass(frozen=True)
 class ProblemSpec:
@@ -411,6 +421,14 @@ class Algorithm(ABC):
         """Which lanes have only finite parameters, [L] bool."""
         values = [net.flat for net in self._networks.values()] + list(self._tensors.values())
         return torch.stack([value.detach().flatten(1).isfinite().all(1) for value in values]).all(0)
+
+
+def number_of_networks(algorithm: type[Algorithm]) -> int:
+    """How many networks a run has with default settings, targets and ensemble members included."""
+    kind = "continuous" if "continuous" in algorithm.requires.actions else "discrete"
+    space = ProblemSpec(2, 2, kind == "discrete", (-1.0, -1.0), (1.0, 1.0))
+    built = algorithm([algorithm.config_class()], space, [0])
+    return sum(network.members or 1 for network in built._networks.values())
 
 
 def shareable_fields(algorithm: type[Algorithm]) -> frozenset[str]:

@@ -31,6 +31,13 @@ def load_presets(algorithm: str) -> Mapping[str, Any]:
     return content
 
 
+def preset_names(algorithm: str) -> list[str]:
+    """Names of an algorithm's presets, the default one first."""
+    content = load_presets(algorithm)
+    names = list(content.get("presets", {}))
+    return sorted(names, key=lambda name: name != content.get("default"))
+
+
 def resolve_config(
     algorithm: str, dataset: str, preset: str | None = None, overrides: Mapping[str, Any] | None = None
 ) -> tuple[Config, dict[str, Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from typing import Annotated, Any
 
 import typer
@@ -14,6 +15,9 @@ _HELP = {"help_option_names": ["-h", "--help"]}
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on standard output.")]
 
 algorithms_app = typer.Typer(no_args_is_help=True, context_settings=_HELP, rich_markup_mode="rich")
+
+
+_SHORT = {"next observations": "s'", "next actions": "a'", "returns-to-go": "G", "the best episodes": "top"}
 
 
 # --- algorithms ---
@@ -37,20 +41,44 @@ def algorithms() -> None:
     "offbench algorithms list --json",
 )
 def algorithms_list(as_json: Json = False) -> None:
-    """List the algorithms, which actions they can learn and where they were published.
+    """List the algorithms: actions they learn, what a batch needs, networks (targets included), presets, paper.
 
-    The names are what suites and `offbench train` take.
+    The names are what suites and `offbench train` take; the preset that is used by default comes first.
     """
     from offbench.algorithms import algorithm_names, get_algorithm
+    from offbench.algorithms.base import number_of_networks
+    from offbench.algorithms.presets import preset_names
 
-    found = [get_algorithm(name) for name in algorithm_names()]
+    found = [
+        {
+            "name": algorithm.name,
+            "title": algorithm.title,
+            "actions": sorted(algorithm.requires.actions),
+            "needs": algorithm.needs(algorithm.config_class()).words(),
+            "networks": number_of_networks(algorithm),
+            "presets": preset_names(algorithm.name),
+            "paper": algorithm.paper,
+        }
+        for algorithm in map(get_algorithm, algorithm_names())
+    ]
     if as_json:
-        print_json(
-            [{"name": a.name, "title": a.title, "actions": sorted(a.requires.actions), "paper": a.paper} for a in found]
-        )
+        print_json(found)
         return
-    rows = [(a.name, a.title, sorted(a.requires.actions), a.paper) for a in found]
-    print_table(("name", "title", "actions", "paper"), rows)
+    rows = [
+        (
+            row["name"],
+            row["actions"][0] if len(row["actions"]) == 1 else "both",
+            ", ".join(_SHORT[need] for need in row["needs"]),
+            row["networks"],
+            ", ".join(row["presets"]),
+            "".join(re.findall(r"arXiv (\d{4}\.\d{5})", row["paper"])[-1:]),
+        )
+        for row in found
+    ]
+    print_table(("name", "actions", "needs", "networks", "presets", "arXiv"), rows)
+    say(
+        "needs: s' next observations, a' next actions, G returns-to-go, top the best episodes; see algorithms show NAME"
+    )
 
 
 @algorithms_app.command("show")
@@ -71,6 +99,7 @@ def algorithms_show(
     Settings marked with * may differ between runs that train together.
     """
     from offbench.algorithms import get_algorithm, resolve_config
+    from offbench.algorithms.presets import preset_names
 
     algorithm = get_algorithm(name)
     values, source = resolve_config(name, dataset or "", preset)
@@ -98,7 +127,8 @@ def algorithms_show(
         )
         return
     print_text(f"{algorithm.title}: {algorithm.paper}")
-    print_text(f"actions: {', '.join(sorted(algorithm.requires.actions))}\n")
+    print_text(f"actions: {', '.join(sorted(algorithm.requires.actions))}")
+    print_text(f"presets: {', '.join(preset_names(name))}; shown: {source['preset']} ({source['class']})\n")
     rows = [
         (
             str(s["name"]) + ("*" if s["per_lane"] else ""),

@@ -221,7 +221,7 @@ def test_a_shorter_demo_has_as_many_evaluations() -> None:
         (["train", "iqll", "cartpole/random"], 2, "did you mean 'iql'"),
         (["train", "bc", "cartpole/rando"], 2, "did you mean 'cartpole/random'"),
         (["train", "bc", "missing.hdf5"], 1, "missing.hdf5"),
-        (["train", "td3_bc", "cartpole/random"], 1, "algorithms that fit: bc, iql"),
+        (["train", "td3_bc", "cartpole/random"], 1, "algorithms that fit: bc, percent_bc, iql"),
         (["train", "bc", "cartpole/random", "-c", "hiden=[8]"], 2, "did you mean 'hidden'"),
         (["train", "bc", "cartpole/random", "-c", "hidden"], 2, "is not KEY=VALUE"),
         (["train", "bc", "cartpole/random", "-p", "observation=none"], 2, "did you mean 'observations'"),
