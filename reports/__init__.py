@@ -1,7 +1,8 @@
-"""Reports: tables, plots and one HTML page from the results of a study."""
+"""Reports: tables, figures, one HTML page and one JSON document from the results of a study."""
 
 from offbench.reports.report import ReportFiles, write_report
-from offbench.reports.tables import TableRows, aggregate_table, dataset_table, to_csv, to_markdown
+from offbench.reports.table_formats import to_csv, to_html, to_latex, to_markdown
+from offbench.reports.tables import TableRows, aggregate_table, dataset_table
 
 __all__ = [
     "ReportFiles",
@@ -9,6 +10,8 @@ __all__ = [
     "aggregate_table",
     "dataset_table",
     "to_csv",
+    "to_html",
+    "to_latex",
     "to_markdown",
     "write_report",
 ]

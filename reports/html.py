@@ -1,11 +1,13 @@
-"""The report as one self-contained HTML page: inline styles, inline pictures, no request to anywhere."""
+"""The report as one self-contained HTML page: inline styles, pictures and script, no request to anywhere.
+
+Without the script the page shows the same; with it, tables can be sorted by their columns.
+"""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from importlib import resources
 from typing import Any
 
@@ -13,47 +15,51 @@ import jinja2
 import pandas as pd
 from markupsafe import Markup
 
-from offbench.analysis import SCORE, Notice, ScoreTable
-from offbench.reports.plots import INK, Plot
-from offbench.reports.tables import MISSING, TableRows, decimals, number
+from offbench.analysis import SCORE, ScoreTable
+from offbench.reports.content import Content
+from offbench.reports.plots import INK
+from offbench.reports.table_formats import set_right, to_latex
+from offbench.reports.words import MISSING, decimals, number
+
+_SCREEN_SCALE = 4 / 3 * 1.45  # points to CSS pixels, and figures made for paper somewhat larger on a screen
 
 
-@dataclass(frozen=True)
-class Page:
-    """Everything the page shows."""
+def render(content: Content, pictures: Mapping[str, bytes]) -> str:
+    """The page as text. The same input gives the same text.
 
-    title: str
-    table: ScoreTable
-    headline: TableRows
-    aggregates: TableRows
-    curves: Plot | None
-    intervals: Plot | None
-    notices: Sequence[Notice]
-    protocol: Mapping[str, Any]
-    datasets: Mapping[str, Mapping[str, Any]]
-    versions: Mapping[str, str]
-
-
-def render(page: Page) -> str:
-    """The page as text. The same input gives the same text."""
+    Args:
+        content: what to show.
+        pictures: SVG of each of its figures, by name.
+    """
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    source = resources.files("offbench.reports").joinpath("templates/report.html.j2").read_text("utf-8")
-    seeds_header, seeds_rows = seed_rows(page.table)
-    facts_header, facts_rows = dataset_rows(page.datasets)
-    return environment.from_string(source).render(
-        page=page,
-        summary=summary(page.table),
-        protocol=flatten(page.protocol),
-        curves=inline_svg(page.curves, "curves") if page.curves else None,
-        intervals=inline_svg(page.intervals, "intervals") if page.intervals else None,
+    folder = resources.files("offbench.reports").joinpath("templates")
+    seeds_header, seeds_rows = seed_rows(content.table)
+    facts_header, facts_rows = dataset_rows(content.datasets)
+    return environment.from_string(folder.joinpath("report.html.j2").read_text("utf-8")).render(
+        page=content,
+        tables=content.tables,
+        script=Markup(folder.joinpath("sort.js").read_text("utf-8")),
+        summary=summary(content.table),
+        protocol=flatten(content.protocol),
+        figures={name: inline_svg(picture, name) for name, picture in pictures.items()},
+        captions={name: plot.caption for name, plot in content.figures.items()},
+        latex={name: to_latex(content.tables[name], label=f"tab:{name}") for name in ("scores", "aggregates")},
         seeds_header=seeds_header,
         seeds_rows=seeds_rows,
         facts_header=facts_header,
         facts_rows=facts_rows,
-        methods=methods(page),
+        methods=methods(content),
+        runs_text=runs_text,
+        columns_of_numbers=set_right,
     )
+
+
+def runs_text(runs: tuple[tuple[Any, float], ...]) -> list[tuple[str, str]]:
+    """The runs behind a number as (seed, score) texts."""
+    places = max(1, decimals([score for _, score in runs]))
+    return [(str(seed), number(score, places)) for seed, score in runs]
 
 
 def summary(table: ScoreTable) -> list[tuple[str, str]]:
@@ -135,20 +141,25 @@ def _fact(key: str, value: Any) -> str:
     return json.dumps(value, default=str) if isinstance(value, (dict, list, tuple)) else str(value)
 
 
-def methods(page: Page) -> list[tuple[str, str]]:
+def methods(page: Content) -> list[tuple[str, str]]:
     """How each number of the page is computed."""
     table = page.table
     pairs = [
         (
             "score of a run",
-            f"{table.protocol[0].upper()}{table.protocol[1:]}; the returns of its evaluation episodes are averaged "
-            "first. A run (one seed) is the unit of replication.",
+            f"{table.protocol[0].upper()}{table.protocol[1:].rstrip('.')}; the returns of its evaluation episodes are "
+            "averaged first. A run (one seed) is the unit of replication.",
         ),
     ]
     if SCORE in table.units.values():
         text = "100 × (return − minimum) / (maximum − minimum), with the two reference returns of the dataset."
         pairs.append(("normalized score", text))
-    pairs.append(("mean ± std", "Mean and standard deviation (divisor n − 1) over the seeds of one cell."))
+    spreads = {
+        "std": ("mean ± std", "Mean and standard deviation (divisor n − 1) over the seeds of one cell."),
+        "se": ("mean ± se", "Mean and standard error (standard deviation over √n) over the seeds of one cell."),
+        "interval": ("mean [interval]", "Mean and 95 % Student-t interval over the seeds of one cell."),
+    }
+    pairs.append(spreads[page.options.spread])
     if page.aggregates.rows:
         pairs += [
             ("IQM", "Mean of the middle half of all runs of all datasets pooled (25 % trimmed at each end)."),
@@ -156,19 +167,25 @@ def methods(page: Page) -> list[tuple[str, str]]:
         ]
         if "optimality gap" in page.aggregates.header:
             pairs.append(("optimality gap", "100 − mean of min(score, 100); lower is better."))
-        if page.aggregates.records["low"].notna().any():
-            pairs.append(("interval", _INTERVALS[page.aggregates.records["method"].iloc[0]]))
-    if page.curves is not None:
-        pairs.append(("learning curves", page.curves.caption))
+        method = page.aggregates.records["method"].iloc[0]
+        if page.aggregates.records["low"].notna().any() and method in _INTERVALS:
+            pairs.append(("interval", _INTERVALS[method]))
+    if "pairs" in page.tables:
+        text = "The chance that a random run of one algorithm scores higher than one of the other on the same dataset "
+        pairs.append(("probability of improvement", text + "(ties count half), averaged over datasets."))
+    if "ranks" in page.figures:
+        text = "Rank of each algorithm's mean on each dataset (1 is best, ties share), averaged over datasets."
+        pairs.append(("mean rank", text))
     return pairs
 
 
 _INTERVALS = {
     "calibrated": (
-        "Seeds are resampled within each dataset (stratified bootstrap). The percentile bounds are then stretched "
-        "about the point estimate by √(n/(n−1)) · t/z, with Satterthwaite degrees of freedom over datasets, because "
-        "plain percentile intervals cover only about 80–90 % instead of 95 % with three to five seeds."
+        "Seeds are resampled within each dataset (stratified bootstrap); the standard error found so is corrected for "
+        "the few seeds (√(n/(n−1))) and multiplied by Student's t with Satterthwaite degrees of freedom over datasets, "
+        "because plain percentile intervals cover only about 80–90 % instead of 95 % with three to five seeds."
     ),
+    "t": "Standard errors within datasets combined over datasets, times Student's t (Satterthwaite).",
     "percentile": (
         "Seeds are resampled within each dataset (stratified bootstrap); the interval runs between percentiles of "
         "the resampled statistic. With three to five seeds it covers only about 80–90 % instead of 95 %."
@@ -176,9 +193,9 @@ _INTERVALS = {
 }
 
 
-def inline_svg(plot: Plot, name: str) -> Markup:
+def inline_svg(picture: bytes, name: str) -> Markup:
     """The figure's SVG to be put into the page: it follows the page's colours, its ids cannot collide."""
-    svg = plot.render("svg").decode("utf-8")
+    svg = picture.decode("utf-8")
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     svg = re.sub(r'\bid="', f'id="{name}-', svg)
@@ -189,5 +206,7 @@ def inline_svg(plot: Plot, name: str) -> Markup:
 
 
 def _responsive(match: re.Match[str]) -> str:
-    """Natural width at most, smaller screens shrink it: points to CSS pixels."""
-    return f'<svg{match.group(1)} style="max-width:{float(match.group(2)) * 4 / 3:.0f}px;width:100%;height:auto"'
+    """A stated width at most, smaller screens shrink it."""
+    return (
+        f'<svg{match.group(1)} style="max-width:{float(match.group(2)) * _SCREEN_SCALE:.0f}px;width:100%;height:auto"'
+    )

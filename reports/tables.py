@@ -1,9 +1,7 @@
-"""Tables of scores: plain rows for any renderer, aligned Markdown, and CSV."""
+"""Tables of scores as plain rows for any renderer: per dataset with averages over domains, and aggregates."""
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,82 +10,124 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
-from offbench.analysis import RETURN, SCORE, ScoreTable, aggregate, comparable_datasets
-from offbench.analysis.aggregates import Method, leaders
+from offbench.analysis import SCORE, ScoreTable, aggregate, comparable_datasets
+from offbench.analysis.aggregates import leaders, t_interval
+from offbench.analysis.domains import domains_of
+from offbench.analysis.intervals import Method
+from offbench.analysis.student_t import t_cdf, t_quantile
+from offbench.reports.words import (
+    METHOD_TITLES,
+    METRIC_TITLES,
+    MISSING,
+    decimals,
+    interval,
+    number,
+    seeds_phrase,
+    unit_phrase,
+)
 
-MISSING = "–"
-BoldRule = Literal["indistinguishable", "best", "none"]
+BoldRule = Literal["not-worse", "best", "within-95", "none"]
+Spread = Literal["std", "se", "interval"]
 
 _BOLD_RULES = {
-    "indistinguishable": (
-        "Bold: the highest mean of a dataset, and every mean not shown to be below it "
+    "not-worse": (
+        "Bold: the highest mean of a row, and every mean not shown to be below it "
         "(Welch's t-test, p ≥ 0.05, not corrected for multiple comparisons)."
     ),
-    "best": "Bold: the highest mean of a dataset.",
+    "best": "Bold: the highest mean of a row.",
+    "within-95": "Bold: means of at least 95 % of the highest of a row (only the highest where it is not positive).",
     "none": "",
+}
+_SPREADS = {
+    "std": "mean ± standard deviation (ddof=1) over seeds",
+    "se": "mean ± standard error over seeds",
+    "interval": "mean and 95 % Student-t interval over seeds",
 }
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One printed value."""
+    """One printed value.
+
+    Attributes:
+        text: as printed.
+        bold: it stands out by the table's rule.
+        value: the number by which a reader may sort; NaN for labels and missing values.
+        runs: (seed, score) behind the number, where it is a cell of scores.
+    """
 
     text: str
     bold: bool = False
+    value: float = math.nan
+    runs: tuple[tuple[Any, float], ...] = ()
 
 
 @dataclass(frozen=True)
 class TableRows:
     """A table ready to be rendered, for example with rich: `header` names the columns of every row of `rows`.
 
-    The first column holds labels, the others numbers. `caption` says how to read the table.
+    The first column holds labels, the others numbers. `caption` says how to read the table. `averages` tells how many
+    of the last rows (or columns, where algorithms are rows) are averages over the others.
     """
 
     header: list[str]
     rows: list[list[Cell]]
     caption: str
     records: pd.DataFrame = field(repr=False)  # the unrounded numbers behind the table, one cell a row
+    average_rows: int = 0
+    average_columns: int = 0
 
 
-# -- numbers ---------------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class Summary:
+    """Mean of a cell, or of an average over datasets, with its standard error and degrees of freedom."""
+
+    mean: float
+    se: float
+    df: float
+    std: float  # over seeds; NaN for averages over datasets
+    seeds: int
+
+    @classmethod
+    def of(cls, scores: np.ndarray) -> Summary:
+        """Of one cell's scores [N]; N = 0 gives NaN."""
+        n = scores.size
+        mean = float(scores.mean()) if n else math.nan
+        std = float(scores.std(ddof=1)) if n > 1 else math.nan
+        return cls(mean, std / math.sqrt(n) if n > 1 else math.nan, n - 1, std, n)
+
+    @classmethod
+    def over(cls, cells: Sequence[Summary]) -> Summary:
+        """Average over datasets: stratified standard error, Satterthwaite degrees of freedom."""
+        mean = float(np.mean([cell.mean for cell in cells]))
+        variances = np.array([cell.se for cell in cells]) ** 2
+        total = variances.sum()
+        df = math.nan
+        if total > 0:
+            df = float(total**2 / (variances**2 / np.array([max(cell.df, 1) for cell in cells])).sum())
+        return cls(mean, math.sqrt(total) / len(cells), df, math.nan, min(cell.seeds for cell in cells))
+
+    def interval(self, level: float = 0.95) -> tuple[float, float]:
+        """Student-t interval of the mean; NaN where the variation is unknown."""
+        if not math.isfinite(self.se):
+            return math.nan, math.nan
+        half = t_quantile(0.5 + level / 2, self.df) * self.se if self.se > 0 else 0.0
+        return self.mean - half, self.mean + half
 
 
-def decimals(values: Sequence[float] | np.ndarray) -> int:
-    """Decimals to print so that values of this size keep three to four digits."""
-    finite = [abs(value) for value in values if math.isfinite(value)]
-    largest = max(finite, default=0.0)
-    return 0 if largest >= 1000 else 1 if largest >= 10 else 2
-
-
-def number(value: float, places: int = 1) -> str:
-    """A number with fixed decimals; – where undefined; never "-0.0"."""
-    if not math.isfinite(value):
-        return MISSING
-    text = f"{value:.{places}f}"
-    return text.removeprefix("-") if float(text) == 0 else text
-
-
-def interval(low: float, high: float, places: int = 1) -> str:
-    return f"[{number(low, places)}, {number(high, places)}]"
-
-
-def seeds_phrase(table: ScoreTable) -> str:
-    counts = table.seed_counts().to_numpy()
-    present = counts[counts > 0]
-    low, high = int(present.min()), int(present.max())
-    return f"{low} seed{'s' if low > 1 else ''}" if low == high else f"{low} to {high} seeds"
-
-
-# -- tables ----------------------------------------------------------------------------------------
+# -- scores per dataset ----------------------------------------------------------------------------
 
 
 def dataset_table(
     table: ScoreTable,
     *,
-    bold: BoldRule = "indistinguishable",
+    bold: BoldRule = "not-worse",
+    spread: Spread = "std",
+    averages: bool = False,
+    domains: Mapping[str, str] | None = None,
     datasets: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> TableRows:
-    """Mean ± standard deviation (ddof=1) over seeds, per dataset and algorithm.
+    """Mean and spread over seeds, per dataset and algorithm.
 
     Datasets are rows unless there are more than six algorithms and fewer datasets than algorithms. Where
     the number of seeds differs between cells it is printed in each, as (n).
@@ -95,69 +135,183 @@ def dataset_table(
     Args:
         table: the scores.
         bold: which cells stand out; the caption says it.
+        spread: what follows the mean; the caption says it.
+        averages: add averages over the domains and over all datasets with normalized scores. An algorithm that
+            lacks a dataset has no average over it.
+        domains: dataset -> domain; by default from the names.
         datasets: per dataset its facts; `behaviour_score` or `behaviour_return` (the mean of the policy that
             collected the data, in the unit of the dataset's scores) adds a column.
     """
     algorithms, names, units = table.algorithms, table.datasets, table.units
     counts = table.seed_counts()
-    ragged = len(set(counts.to_numpy()[counts.to_numpy() > 0])) > 1
+    present = counts.to_numpy()[counts.to_numpy() > 0]
+    ragged = len(set(present)) > 1
     behaviour = behaviour_values(table, datasets)
     mixed_units = len(set(units.values())) > 1
 
     grid: dict[tuple[str, str], Cell] = {}
+    summaries: dict[tuple[str, str], Summary] = {}
     records = []
     for dataset in names:
         cells = {algorithm: table.cell(algorithm, dataset) for algorithm in algorithms}
-        bolded = _bolded(cells, bold)
+        found = {algorithm: Summary.of(scores) for algorithm, scores in cells.items()}
+        summaries |= {(dataset, algorithm): summary for algorithm, summary in found.items()}
+        bolded = _bolded(cells, found, bold)
         places = 1 if units[dataset] == SCORE else decimals(np.concatenate(list(cells.values())))
         for algorithm, scores in cells.items():
-            n = scores.size
-            mean = float(scores.mean()) if n else math.nan
-            std = float(scores.std(ddof=1)) if n > 1 else math.nan
-            text = MISSING
-            if n:
-                text = f"{number(mean, places)} ± {number(std, places)}" if n > 1 else number(mean, places)
-                text += f" ({n})" if ragged else ""
-            grid[dataset, algorithm] = Cell(text, algorithm in bolded)
-            records.append((dataset, algorithm, units[dataset], n, mean, std))
+            summary = found[algorithm]
+            text = _text(summary, spread, places) + (f" ({summary.seeds})" if ragged and summary.seeds else "")
+            grid[dataset, algorithm] = Cell(text, algorithm in bolded, summary.mean, _runs(table, algorithm, dataset))
+            low, high = t_interval(scores)
+            head = (dataset, algorithm, units[dataset], summary.seeds, summary.mean, summary.std, summary.se)
+            records.append((*head, low, high, algorithm in bolded))
         if behaviour:
             value = behaviour.get(dataset, math.nan)
-            grid[dataset, "data"] = Cell(number(value, places))
+            grid[dataset, "data"] = Cell(number(value, places), value=value)
+    groups = _groups(table, domains) if averages else {}
+    for title, members in groups.items():
+        found = _averages(members, algorithms, summaries)
+        bolded = _bolded_averages(found, bold)
+        for algorithm in algorithms:
+            average = found.get(algorithm)
+            text = MISSING if average is None else _text(average, spread, 1)
+            value = math.nan if average is None else average.mean
+            grid[title, algorithm] = Cell(text, algorithm in bolded, value)
+            if average is not None:
+                head = (title, algorithm, SCORE, average.seeds, average.mean, math.nan, average.se)
+                records.append((*head, *average.interval(), algorithm in bolded))
+        values = [behaviour[name] for name in members if name in behaviour]
+        mean = float(np.mean(values)) if len(values) == len(members) else math.nan
+        grid[title, "data"] = Cell(number(mean), value=mean)
 
     columns = [*(["data"] if behaviour else []), *algorithms]
     labels = {name: f"{name} ({units[name].removeprefix('raw ')})" if mixed_units else name for name in names}
-    if len(algorithms) > 6 and len(names) < len(algorithms):
+    labels |= {title: title for title in groups}
+    across = len(algorithms) > 6 and len(names) < len(algorithms)
+    if across:
         header = ["algorithm", *labels.values()]
-        rows = [[Cell(column), *(grid[name, column] for name in names)] for column in columns]
+        rows = [[Cell(column), *(grid[name, column] for name in labels)] for column in columns]
     else:
         header = ["dataset", *columns]
-        rows = [[Cell(labels[name]), *(grid[name, column] for column in columns)] for name in names]
+        rows = [[Cell(labels[name]), *(grid[name, column] for column in columns)] for name in labels]
+    frame = pd.DataFrame.from_records(
+        records, columns=["dataset", "algorithm", "unit", "seeds", "mean", "std", "se", "low", "high", "bold"]
+    )
+    caption = _dataset_caption(table, bold, spread, ragged, bool(groups), bool(behaviour), across)
+    return TableRows(header, rows, caption, frame, 0 if across else len(groups), len(groups) if across else 0)
 
-    kinds = " / ".join(_unit_phrase(unit) for unit in dict.fromkeys(units.values()))
-    spread = "mean ± standard deviation (ddof=1) over seeds" if counts.to_numpy().max() > 1 else "single runs"
+
+def _dataset_caption(
+    table: ScoreTable, bold: BoldRule, spread: Spread, ragged: bool, averages: bool, behaviour: bool, across: bool
+) -> str:
+    counts = table.seed_counts().to_numpy()
+    kinds = " / ".join(unit_phrase(unit) for unit in dict.fromkeys(table.units.values()))
+    values = _SPREADS[spread] if counts.max() > 1 else "single runs"
+    protocol = table.protocol.rstrip(".")
     sentences = [
-        f"{kinds[0].upper()}{kinds[1:]}, {spread}; {seeds_phrase(table)}" + (", n in brackets." if ragged else "."),
-        f"Protocol: {table.protocol}.",
-        _BOLD_RULES[bold] if len(algorithms) > 1 else "",
-        f"{MISSING}: no run." if (counts.to_numpy() == 0).any() else "",
+        f"{kinds[0].upper()}{kinds[1:]}, {values}; {seeds_phrase(table)}" + (", n in brackets." if ragged else "."),
+        f"Protocol: {protocol}.",
+        _BOLD_RULES[bold].replace("of a row", "of a dataset" if across else "of a row")
+        if len(table.algorithms) > 1
+        else "",
+        f"{MISSING}: no run." if (counts == 0).any() else "",
         "data: mean of the policy that collected the dataset." if behaviour else "",
     ]
-    frame = pd.DataFrame.from_records(records, columns=["dataset", "algorithm", "unit", "seeds", "mean", "std"])
-    return TableRows(header, rows, " ".join(filter(None, sentences)), frame)
+    if averages:
+        followed = {
+            "std": "; they carry no standard deviation",
+            "se": ", ± standard error (stratified over datasets)",
+            "interval": ", with a stratified t interval",
+        }[spread]
+        sentences.append(f"Averages are means of the datasets' means{followed}.")
+    return " ".join(filter(None, sentences))
 
 
-def _bolded(cells: Mapping[str, np.ndarray], rule: BoldRule) -> set[str]:
+def _text(summary: Summary, spread: Spread, places: int) -> str:
+    if not summary.seeds:
+        return MISSING
+    text = number(summary.mean, places)
+    if spread == "interval":
+        low, high = summary.interval()
+        return f"{text} {interval(low, high, places)}" if math.isfinite(low) else text
+    width = summary.std if spread == "std" else summary.se
+    return f"{text} ± {number(width, places)}" if math.isfinite(width) else text
+
+
+def _runs(table: ScoreTable, algorithm: str, dataset: str) -> tuple[tuple[Any, float], ...]:
+    rows = table.rows
+    chosen = rows[(rows["algorithm"] == algorithm) & (rows["dataset"] == dataset)]
+    return tuple(zip(chosen["seed"].tolist(), chosen["score"].tolist(), strict=True))
+
+
+def _groups(table: ScoreTable, domains: Mapping[str, str] | None) -> dict[str, list[str]]:
+    """Averages worth a row: domains of two or more datasets if there are several, all, and those that all
+    algorithms share if these are fewer.
+    """
+    names = [name for name, unit in table.units.items() if unit == SCORE]
+    if len(names) < 2:
+        return {}
+    counts = table.seed_counts()
+    complete = [algorithm for algorithm in table.algorithms if (counts.loc[names, algorithm] > 0).all()]
+    shared = [name for name in names if (counts.loc[name] > 0).all()]
+    found = {name: members for name, members in domains_of(names, domains).items() if len(members) > 1}
+    groups = {f"average, {name} ({len(members)})": members for name, members in found.items()}
+    if any(len(members) == len(names) for members in found.values()):
+        groups = {}
+    if complete:
+        groups[f"average, all ({len(names)})"] = names
+    if 2 <= len(shared) < len(names):
+        groups[f"average, shared by all algorithms ({len(shared)})"] = shared
+    return groups
+
+
+def _averages(
+    members: Sequence[str], algorithms: Sequence[str], summaries: Mapping[tuple[str, str], Summary]
+) -> dict[str, Summary]:
+    """Averages of the algorithms that have runs on all members."""
+    found = {}
+    for algorithm in algorithms:
+        cells = [summaries[name, algorithm] for name in members]
+        if all(cell.seeds for cell in cells):
+            found[algorithm] = Summary.over(cells)
+    return found
+
+
+def _bolded(cells: Mapping[str, np.ndarray], found: Mapping[str, Summary], rule: BoldRule) -> set[str]:
     present = {name: scores for name, scores in cells.items() if scores.size}
     if rule == "none" or len(present) < 2:
         return set()
-    if rule == "best":
-        top = max(float(scores.mean()) for scores in present.values())
-        return {name for name, scores in present.items() if float(scores.mean()) == top}
-    return leaders(present)
+    if rule == "not-worse":
+        return leaders(present)
+    return _highest({name: found[name].mean for name in present}, rule)
 
 
-def _unit_phrase(unit: str) -> str:
-    return {SCORE: "normalized scores (0–100)", RETURN: "raw returns (not normalized)"}.get(unit, unit)
+def _bolded_averages(found: Mapping[str, Summary], rule: BoldRule) -> set[str]:
+    if rule == "none" or len(found) < 2:
+        return set()
+    means = {name: summary.mean for name, summary in found.items()}
+    if rule != "not-worse":
+        return _highest(means, rule)
+    top = max(means, key=lambda name: means[name])
+    return {name for name in found if means[name] == means[top] or _not_below(found[name], found[top])}
+
+
+def _not_below(one: Summary, top: Summary, alpha: float = 0.05) -> bool:
+    """Welch's test of two averages: p >= alpha; False where the variation is unknown."""
+    v1, v2 = one.se**2, top.se**2
+    if not math.isfinite(v1 + v2) or v1 + v2 == 0:
+        return False
+    parts = sum(v**2 / side.df for v, side in ((v1, one), (v2, top)) if v > 0)
+    return 2 * t_cdf(-(top.mean - one.mean) / math.sqrt(v1 + v2), (v1 + v2) ** 2 / parts) >= alpha
+
+
+def _highest(means: Mapping[str, float], rule: BoldRule) -> set[str]:
+    top = max(means.values())
+    threshold = 0.95 * top if rule == "within-95" and top > 0 else top
+    return {name for name, value in means.items() if value >= threshold}
+
+
+# -- aggregates ------------------------------------------------------------------------------------
 
 
 def aggregate_table(
@@ -182,7 +336,7 @@ def aggregate_table(
         frame = frame[frame["metric"] != "optimality_gap"].reset_index(drop=True)
     if len(datasets) == 1:  # the median over one dataset is its mean
         frame = frame[frame["metric"] != "median"].reset_index(drop=True)
-    metrics = list(frame["metric"].unique())
+    metrics = [metric for metric in METRIC_TITLES if metric in set(frame["metric"])]
     by_cell = frame.set_index(["algorithm", "metric"])
     order = by_cell.xs("iqm", level="metric")["point"].sort_values(ascending=False, kind="stable").index
     places = 1 if normalized else decimals(frame["point"].to_numpy())
@@ -194,32 +348,28 @@ def aggregate_table(
             text = number(value["point"], places)
             if math.isfinite(value["low"]):
                 text += " " + interval(value["low"], value["high"], places)
-            row.append(Cell(text))
-        runs = by_cell.loc[(algorithm, "iqm")]["runs"]
-        rows.append([*row, Cell(str(int(runs)))])
+            row.append(Cell(text, value=float(value["point"])))
+        runs = int(by_cell.loc[(algorithm, "iqm")]["runs"])
+        rows.append([*row, Cell(str(runs), value=runs)])
     header = ["algorithm", *(METRIC_TITLES[metric] for metric in metrics), "runs"]
-    frame = frame.assign(unit=table.units[datasets[0]])
+    frame = frame[frame["metric"].isin(metrics)].reset_index(drop=True).assign(unit=table.units[datasets[0]])
     return TableRows(header, rows, _aggregate_caption(table, datasets, frame), frame)
-
-
-METRIC_TITLES = {"iqm": "IQM", "mean": "mean", "median": "median", "optimality_gap": "optimality gap"}
 
 
 def _aggregate_caption(table: ScoreTable, datasets: Sequence[str], frame: pd.DataFrame) -> str:
     level, reps = frame["level"].iloc[0], int(frame["reps"].iloc[0])
-    method = {
-        "calibrated": "stratified bootstrap over seeds, calibrated for few seeds (stretched, Student t)",
-        "percentile": "percentile stratified bootstrap over seeds (too narrow with few seeds)",
-    }[frame["method"].iloc[0]]
+    kind = frame["method"].iloc[0]
+    kind = frame["method"].iloc[0]
+    method = METHOD_TITLES[kind] + ("" if kind == "t" else f", {reps:,} replicates")
     total = len(table.datasets)
     over = f"all {total} datasets" if len(datasets) == total else f"{len(datasets)} of {total} datasets"
     over = f"the dataset {datasets[0]}" if total == 1 else over
-    sentences = [f"{_unit_phrase(frame['unit'].iloc[0]).capitalize()} over {over}, sorted by IQM."]
+    sentences = [f"{unit_phrase(frame['unit'].iloc[0]).capitalize()} over {over}, sorted by IQM."]
     if len(datasets) < total:
         sentences.append("Only datasets that have runs of every algorithm and normalized scores count.")
     if frame["low"].notna().any():
-        sentences.append(f"Brackets: {100 * level:g} % interval, {method}, {reps:,} replicates.")
-        if len(datasets) > 1:
+        sentences.append(f"Brackets: {100 * level:g} % {method}.")
+        if len(datasets) > 1 and "median" in set(frame["metric"]):
             sentences.append("The median's interval is only indicative: the median rests on one or two datasets.")
     reasons = sorted(set(frame["reason"]) - {""})
     if reasons:
@@ -240,46 +390,23 @@ def behaviour_values(table: ScoreTable, datasets: Mapping[str, Mapping[str, Any]
     return values
 
 
-# -- renderings ------------------------------------------------------------------------------------
+# -- any frame -------------------------------------------------------------------------------------
 
 
-def to_markdown(rows: TableRows) -> str:
-    """A Markdown table whose columns are aligned, so that it also reads well in a terminal, and its
-    caption.
-    """
-    if not rows.rows:
-        return f"{rows.caption}\n"
-    lines = [[_escape(text) for text in rows.header]]
-    lines += [[f"**{_escape(c.text)}**" if c.bold else _escape(c.text) for c in row] for row in rows.rows]
-    widths = [max(3, *(len(line[column]) for line in lines)) for column in range(len(rows.header))]
-
-    def row(cells: Sequence[str]) -> str:
-        padded = [cells[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(cells[1:], widths[1:], strict=True))]
-        return f"| {' | '.join(padded)} |"
-
-    rule = "|".join(["-" * (widths[0] + 2), *("-" * (width + 1) + ":" for width in widths[1:])])
-    return "\n".join([row(lines[0]), f"|{rule}|", *map(row, lines[1:]), "", rows.caption]) + "\n"
-
-
-def to_csv(rows: TableRows) -> str:
-    """The unrounded numbers behind the table, one cell per line."""
-    return frame_to_csv(rows.records)
-
-
-def frame_to_csv(frame: pd.DataFrame) -> str:
-    """CSV with "\\n" line ends and shortest round-trip floats; NaN and None become empty."""
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(frame.columns)
-    for row in frame.itertuples(index=False):
-        writer.writerow(["" if pd.isna(value) else _plain(value) for value in row])
-    return out.getvalue()
-
-
-def _plain(value: Any) -> Any:
-    value = value.item() if isinstance(value, np.generic) else value
-    return int(value) if isinstance(value, float) and value.is_integer() and abs(value) < 1e15 else value
-
-
-def _escape(text: str) -> str:
-    return text.replace("|", "\\|").replace("*", "\\*").replace("\n", " ")
+def frame_table(
+    frame: pd.DataFrame, caption: str, *, places: int = 1, titles: Mapping[str, str] | None = None
+) -> TableRows:
+    """A tidy frame as a table: text stays, floats get `places` decimals, counts none."""
+    rows = []
+    for record in frame.itertuples(index=False):
+        cells = []
+        for value in record:
+            if isinstance(value, (float, np.floating)):
+                cells.append(Cell(number(float(value), places), value=float(value)))
+            elif isinstance(value, (int, np.integer)) and not isinstance(value, bool):
+                cells.append(Cell(f"{value:,}", value=float(value)))
+            else:
+                cells.append(Cell(MISSING if value is None or value is pd.NA else str(value)))
+        rows.append(cells)
+    header = [(titles or {}).get(str(name), str(name).replace("_", " ")) for name in frame.columns]
+    return TableRows(header, rows, caption, frame)

@@ -38,7 +38,7 @@ def test_golden_markdown() -> None:
     ]
     assert caption == (
         "Normalized scores (0–100), mean ± standard deviation (ddof=1) over seeds; 2 to 3 seeds, n in brackets. "
-        "Protocol: scores as given, one per run. Bold: the highest mean of a dataset, and every mean not shown to "
+        "Protocol: scores as given, one per run. Bold: the highest mean of a row, and every mean not shown to "
         "be below it (Welch's t-test, p ≥ 0.05, not corrected for multiple comparisons). –: no run. data: mean of "
         "the policy that collected the dataset.\n"
     )
@@ -75,7 +75,7 @@ def test_aggregate_table_sorts_by_iqm_and_states_its_method() -> None:
     assert [row[0].text for row in rows.rows] == ["high", "low"]
     assert rows.header == ["algorithm", "IQM", "mean", "median", "optimality gap", "runs"]
     assert rows.rows[0][1].text.startswith("41.0 [")
-    for words in ("95 % interval", "calibrated", "200 replicates", "all 2 datasets", "lower is better"):
+    for words in ("95 % calibrated interval", "200 replicates", "all 2 datasets", "lower is better"):
         assert words in rows.caption
     assert "too narrow" in aggregate_table(table_of(cells), method="percentile", reps=200).caption
 

@@ -1,0 +1,169 @@
+"""What a report says: its tables, figures, sentences and warnings, computed once for every output format."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from offbench.analysis import SCORE, Notice, ScoreTable, comparable_datasets
+from offbench.analysis.intervals import Method
+from offbench.analysis.score_checks import some
+from offbench.reports.comparison import Comparisons, compare_all
+from offbench.reports.lint import lint, protocol_facts
+from offbench.reports.published import published_table
+from offbench.reports.tables import (
+    BoldRule,
+    Spread,
+    TableRows,
+    aggregate_table,
+    behaviour_values,
+    dataset_table,
+    frame_table,
+)
+
+if TYPE_CHECKING:
+    from offbench.reports.plots import Plot
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a report is made; every field is written into report.json.
+
+    Attributes:
+        bold, spread: of the table per dataset; see `tables.dataset_table`.
+        method, reps, seed: of the intervals; see `analysis.aggregate`.
+        published: set published scores beside the own ones.
+        severity: column that says how strongly the data or environment were disturbed.
+    """
+
+    bold: BoldRule = "not-worse"
+    spread: Spread = "std"
+    method: Method = "calibrated"
+    reps: int = 50_000
+    seed: int = 0
+    published: bool = False
+    severity: str | None = None
+
+
+@dataclass(frozen=True)
+class Content:
+    """Everything that the files of a report show."""
+
+    title: str
+    table: ScoreTable
+    options: Options
+    tables: Mapping[str, TableRows]
+    figures: Mapping[str, Plot]
+    sentences: tuple[str, ...]
+    notices: tuple[Notice, ...]
+    protocol: Mapping[str, Any]
+    datasets: Mapping[str, Mapping[str, Any]]
+    versions: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def headline(self) -> TableRows:
+        """Scores per dataset."""
+        return self.tables["scores"]
+
+    @property
+    def aggregates(self) -> TableRows:
+        """Aggregates over datasets."""
+        return self.tables["aggregates"]
+
+
+def build(
+    table: ScoreTable,
+    title: str,
+    options: Options,
+    *,
+    frame: pd.DataFrame | None = None,
+    disturbed: pd.DataFrame | None = None,
+    protocol: Mapping[str, Any] | None = None,
+    datasets: Mapping[str, Mapping[str, Any]] | None = None,
+    domains: Mapping[str, str] | None = None,
+    incomplete: Sequence[str] | None = None,
+    tuning: Mapping[str, str] | None = None,
+    versions: Mapping[str, str] | None = None,
+) -> Content:
+    """Compute a report.
+
+    Args:
+        table: the scores.
+        frame: the rows they came from, for linting.
+        disturbed: rows at all severities (algorithm, dataset, seed, score, severity), where there are any.
+        protocol, datasets, domains, incomplete, tuning: see `report.write_report`.
+        versions: of what computes and draws.
+    """
+    facts = {name: dict((datasets or {}).get(name, {})) for name in table.datasets}
+    tables = {
+        "scores": dataset_table(
+            table, bold=options.bold, spread=options.spread, averages=True, domains=domains, datasets=facts
+        ),
+        "aggregates": aggregate_table(table, method=options.method, reps=options.reps, seed=options.seed),
+    }
+    notices = list(table.notices)
+    if incomplete:
+        runs = f"{len(incomplete)} run{'s are' if len(incomplete) > 1 else ' is'} missing from this report"
+        notices.insert(0, Notice("incomplete", f"{runs} (failed or not finished): {some(list(incomplete))}."))
+    notices += lint(table, tables["aggregates"].records, frame=frame, tuning=tuning)
+    comparisons = compare_all(table, method=options.method, seed=options.seed)
+    tables |= comparisons.tables
+    if options.published:
+        beside, published_notice = published_table(table)
+        tables["published"] = beside
+        notices += published_notice
+    if disturbed is not None and options.severity is not None:
+        from offbench.reports.plots_curves import severity_table
+
+        robustness = severity_table(disturbed, options.severity)
+        if len(robustness):
+            tables["robustness"] = frame_table(
+                robustness,
+                f"Scores against {options.severity}: at the lowest value, mean height of the curve, the worst mean and "
+                "where it is; retained: worst over lowest.",
+                places=2,
+            )
+    return Content(
+        title=title,
+        table=table,
+        options=options,
+        tables=tables,
+        figures=_figures(table, tables, comparisons, facts, options, disturbed),
+        sentences=comparisons.sentences,
+        notices=tuple(dict.fromkeys(notices)),
+        protocol={**protocol_facts(frame), **(protocol or {})},
+        datasets=facts if any(facts.values()) else {},
+        versions=versions or {},
+    )
+
+
+def _figures(
+    table: ScoreTable,
+    tables: Mapping[str, TableRows],
+    comparisons: Comparisons,
+    facts: Mapping[str, Mapping[str, Any]],
+    options: Options,
+    disturbed: pd.DataFrame | None,
+) -> dict[str, Plot]:
+    """Every figure that has something to show, in the order of the page."""
+    from offbench.reports import plots_curves, plots_pairs, plots_profiles, plots_scores
+
+    found: dict[str, Plot | None] = {
+        "intervals": plots_scores.interval_plot(tables["aggregates"].records, table.algorithms)
+    }
+    shared, _ = comparable_datasets(table)
+    unit = table.units[shared[0]] if shared else SCORE
+    found["profiles"] = plots_profiles.profile_plot(comparisons.profiles, table.algorithms, unit=unit)
+    found["improvement"] = plots_pairs.improvement_matrix_plot(comparisons.improvement, table.algorithms)
+    if comparisons.ranks is not None:
+        found["ranks"] = plots_pairs.critical_difference_plot(comparisons.ranks, table.algorithms)
+    found["curves"] = plots_curves.learning_curves(table, behaviour=behaviour_values(table, facts))
+    if disturbed is not None and options.severity is not None:
+        found["robustness"] = plots_curves.robustness_curves(
+            disturbed, table.algorithms, severity=options.severity, unit=unit
+        )
+    found["strips"] = plots_scores.seed_strips(table)
+    return {name: plot for name, plot in found.items() if plot is not None}

@@ -1,0 +1,69 @@
+"""Published scores beside a user's own: the table of a report, one source a row, never pooled."""
+
+from __future__ import annotations
+
+import math
+
+from offbench.analysis import Notice, ScoreTable
+from offbench.analysis.published import published_sources
+from offbench.analysis.published_compare import MARGIN, beside_published
+from offbench.reports.tables import Cell, TableRows
+from offbench.reports.words import MISSING, interval, number
+
+MARKS = {
+    "reproduced": "✓ reproduced",
+    "close": "≈ close",
+    "undecided": "? undecided",
+    "differs": "✗ differs",
+    "": MISSING,
+}
+CAPTION = (
+    "Own scores beside published ones, source by source and never pooled. Difference: own minus published, with "
+    "Welch's 95 % interval where the source prints spread and seeds. Verdict: reproduced: at most "
+    f"{MARGIN:g} points apart and the interval inside ±{2 * MARGIN:g}; close: at most {MARGIN:g} points apart, "
+    "interval wider or unknown; undecided: further apart, but the interval contains 0; differs: otherwise. "
+    f"{MISSING}: no verdict, since the published number answers another question (best checkpoints, another dataset "
+    "version)."
+)
+
+
+def published_table(table: ScoreTable) -> tuple[TableRows, list[Notice]]:
+    """The table, and a notice for algorithms or datasets of which nothing is published here."""
+    beside = beside_published(table)
+    header = ["dataset", "algorithm", "own", "source", "published", "difference", "verdict", "differences in protocol"]
+    rows = []
+    titles = {key: f"{key} ({source.year})" if source.year else key for key, source in published_sources().items()}
+    for row in beside.itertuples(index=False):
+        own = number(row.mean, 1) + (f" ± {number(row.std, 1)}" if math.isfinite(row.std) else "")
+        theirs = number(row.published_mean, 1)
+        if math.isfinite(row.published_spread) and row.spread_kind != "unreliable":
+            theirs += f" ± {number(row.published_spread, 1)}"
+        theirs += (
+            f" ({int(row.published_seeds)})"
+            if row.published_seeds == row.published_seeds and row.published_seeds
+            else ""
+        )
+        gap = number(row.difference, 1)
+        if math.isfinite(row.low):
+            gap += f" {interval(row.low, row.high, 1)}"
+        rows.append(
+            [
+                Cell(row.dataset),
+                Cell(row.algorithm),
+                Cell(f"{own} ({row.seeds})", value=row.mean),
+                Cell(titles[row.source]),
+                Cell(theirs, value=row.published_mean),
+                Cell(gap, value=row.difference),
+                Cell(MARKS[row.verdict]),
+                Cell(row.protocol_differences or "none known"),
+            ]
+        )
+    if not rows:
+        text = "No published score is known for these algorithms and datasets (see `offbench published`)."
+        return TableRows([], [], text, beside), [Notice("nothing-published", text)]
+    missing = sorted(set(table.algorithms) - set(beside["algorithm"]))
+    notices = []
+    if missing:
+        text = f"No published score is known for {', '.join(missing)} on these datasets."
+        notices.append(Notice("nothing-published", text))
+    return TableRows(header, rows, CAPTION, beside), notices
