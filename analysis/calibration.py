@@ -1,5 +1,5 @@
 """Widening of percentile intervals for few seeds, as one formula for aggregates, differences, probabilities of
-improvement and profiles.
+improvement and learning curves; profiles share its degrees of freedom.
 
 A bootstrap within datasets of N runs sees the plug-in variance, (N-1)/N of the unbiased one, and treats it as known.
 The bounds are therefore stretched about the point estimate by sqrt(inflation) * t_df / z, with Satterthwaite degrees
@@ -50,6 +50,16 @@ def stretch(variances: np.ndarray, sizes: np.ndarray, level: float) -> float:
         df = float(1 / (shares**2 / (sizes - 1)).sum())
     upper = 0.5 + level / 2
     return math.sqrt(inflation) * _t(upper, df) / NormalDist().inv_cdf(upper)
+
+
+def t_margin(variances: np.ndarray, sizes: np.ndarray, level: float) -> float:
+    """t * standard error, where groups of `sizes` runs [G] contribute `variances` [G] to the squared standard error."""
+    total = float(variances.sum())
+    if total <= 0:
+        return 0.0
+    shares = variances / total
+    df = float(1 / (shares**2 / (sizes - 1)).sum())
+    return _t(0.5 + level / 2, df) * math.sqrt(total)
 
 
 def _t(probability: float, df: float) -> float:

@@ -15,7 +15,7 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from offbench.analysis.calibration import Method, require_method, stretch
+from offbench.analysis.calibration import Method, require_method, t_margin
 from offbench.analysis.score_checks import ScoreError
 from offbench.analysis.shared_scores import Scores, SharedScores, draw_counts, shared_scores, stream_seed
 
@@ -118,8 +118,9 @@ def performance_profile(
         taus: thresholds, increasing [K]; by default 101 from the lowest to the highest score.
         kind: "scores": F(tau) = mean over datasets of the share of runs with score > tau. "averages": share of datasets
             whose mean over runs is > tau. Both compare strictly, as rliable does.
-        method: "calibrated" (wider for few seeds) or "percentile".
-        level: nominal pointwise coverage. reps, seed: of the bootstrap, which draws runs within each dataset.
+        method: "calibrated": profile +- t * standard error from smoothed distributions, which covers with few seeds,
+            too; or "percentile": bounds of the bootstrap, which draws runs within each dataset.
+        level: nominal pointwise coverage. reps, seed: of the bootstrap.
         compat: "rliable" replays the stream of `rliable.library.create_performance_profile` after
             `np.random.seed(seed)`, algorithm by algorithm; percentile only.
 
@@ -145,12 +146,14 @@ def performance_profile(
         if sizes.min() < 2:
             low = high = np.full(len(thresholds), math.nan)
             notes.append(f"{name} has a single seed on some dataset: no band.")
+        elif method == "calibrated":
+            low, high = _smooth_band(cells, thresholds, kind, profile, level)
         else:
             if compat is None:
                 draws = _draws(sizes, reps, np.random.default_rng(stream_seed(seed, name)))
             else:
                 draws = _rliable_draws(*shared.matrix(name).shape, reps, stream)
-            low, high = _band(cells, thresholds, kind, draws, profile, method, level)
+            low, high = _bootstrap_band(cells, thresholds, kind, draws, level)
         frame = {"algorithm": name, "tau": thresholds, "profile": profile, "low": low, "high": high}
         frames.append(pd.DataFrame(frame))
     curves = pd.concat(frames, ignore_index=True)
@@ -194,41 +197,57 @@ def _rliable_draws(runs: int, tasks: int, reps: int, stream: np.random.RandomSta
         yield np.bincount(flat.ravel(), minlength=b * tasks * runs).reshape(b, tasks, runs)
 
 
-def _band(
-    cells: Sequence[np.ndarray],
-    taus: np.ndarray,
-    kind: Kind,
-    draws: Iterator[np.ndarray],
-    profile: np.ndarray,
-    method: Method,
-    level: float,
+def _bootstrap_band(
+    cells: Sequence[np.ndarray], taus: np.ndarray, kind: Kind, draws: Iterator[np.ndarray], level: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Pointwise bounds [K], [K], inside 0 to 1."""
-    sizes = np.array([cell.size for cell in cells])
-    if kind == "scores":
-        replicates = np.concatenate([_shares_of_runs(cells, taus, counts) for counts in draws])
-        shares = np.array([(cell[:, None] > taus).mean(axis=0) for cell in cells])
-        # unbiased variance of a share, over the number of datasets squared
-        variances = shares * (1 - shares) / (sizes - 1)[:, None]
-    else:
-        parts = [_shares_of_datasets(cells, taus, counts) for counts in draws]
-        replicates = np.concatenate([part[0] for part in parts])
-        chances = sum(part[1] for part in parts) / len(replicates)  # that a dataset's mean lies above tau [M, K]
-        variances = chances * (1 - chances)
+    """Pointwise percentile bounds [K], [K]."""
+    resample = _shares_of_runs if kind == "scores" else _shares_of_datasets
+    replicates = np.concatenate([resample(cells, taus, counts) for counts in draws])
     low, high = np.percentile(replicates, [50 - 50 * level, 50 + 50 * level], axis=0)
-    if method == "calibrated":
-        # One factor serves all thresholds whose contributions are equal, which are most in the tails.
-        columns, inverse = np.unique(variances, axis=1, return_inverse=True)
-        factors = np.array([stretch(column, sizes, level) for column in columns.T])[inverse.ravel()]
-        low, high = profile + (low - profile) * factors, profile + (high - profile) * factors
-    return np.clip(low, 0, 1), np.clip(high, 0, 1)
+    return low, high
+
+
+def _smooth_band(
+    cells: Sequence[np.ndarray], taus: np.ndarray, kind: Kind, profile: np.ndarray, level: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Pointwise bounds [K], [K] that do not vanish where few runs happen to lie on one side of a threshold.
+
+    With three runs a dataset's share is 0 or 1 at most thresholds, and neither a bootstrap nor the usual variance of a
+    share sees any uncertainty there. So the chance of lying above a threshold is taken from a smoothed distribution:
+    of scores, by a logistic kernel with Silverman's bandwidth; of a dataset's mean, by its standard error. The bounds
+    are +- t * standard error, with Satterthwaite degrees of freedom over datasets, about the profile or, for datasets'
+    means, about the sum of these chances.
+    """
+    sizes = np.array([cell.size for cell in cells])
+    chances = np.empty((len(cells), taus.size))
+    for m, cell in enumerate(cells):
+        spread = float(cell.std(ddof=1))
+        if kind == "scores":
+            chances[m] = _logistic(cell[:, None] - taus, 0.9 * spread * cell.size**-0.2).mean(axis=0)
+        else:
+            chances[m] = _logistic(cell.mean() - taus, spread / math.sqrt(cell.size))
+    tasks = len(cells)
+    variances = chances * (1 - chances) / tasks**2
+    if kind == "scores":
+        half = np.array([t_margin(column, sizes, level) for column in (variances / (sizes - 1)[:, None]).T])
+        return np.maximum(profile - half, 0.0), np.minimum(profile + half, 1.0)
+    half = np.array([t_margin(column, sizes, level) for column in variances.T])
+    # A share of datasets is a whole number over their count: round with half a dataset as continuity correction.
+    centre = chances.mean(axis=0)
+    low = np.ceil(tasks * (centre - half) - 0.5) / tasks
+    high = np.floor(tasks * (centre + half) + 0.5) / tasks
+    return np.clip(np.minimum(low, profile), 0.0, 1.0), np.clip(np.maximum(high, profile), 0.0, 1.0)
+
+
+def _logistic(distance: np.ndarray, width: float) -> np.ndarray:
+    """A smooth step from 0 to 1 over about `width`, close to the normal distribution function; sharp for width 0."""
+    if width == 0:
+        return (distance > 0).astype(np.float64)
+    return 1 / (1 + np.exp(-np.clip(1.702 * distance / width, -50, 50)))
 
 
 def _shares_of_runs(cells: Sequence[np.ndarray], taus: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """Resampled profiles [b, K]: drawn counts times indicators.
-
-    Only scores between two thresholds matter, so counts are first added up per interval between thresholds.
-    """
+    """Resampled profiles [b, K]: drawn counts times indicators."""
     b, tasks, _ = counts.shape
     total = np.zeros((b, len(taus)))
     sizes = {cell.size for cell in cells}
@@ -240,22 +259,14 @@ def _shares_of_runs(cells: Sequence[np.ndarray], taus: np.ndarray, counts: np.nd
     return total
 
 
-def _shares_of_datasets(
-    cells: Sequence[np.ndarray], taus: np.ndarray, counts: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Resampled profiles [b, K], and in how many replicates each dataset's mean lies above each tau [M, K]."""
+def _shares_of_datasets(cells: Sequence[np.ndarray], taus: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """Resampled profiles [b, K] of datasets' means."""
     b, tasks, _ = counts.shape
-    # A dataset's mean is above the thresholds before its place among them: count places instead of comparing with each.
+    # A mean lies above the thresholds before its place among them: count places instead of comparing with each.
     places = np.empty((b, tasks), dtype=np.int64)
     for m, cell in enumerate(cells):
         places[:, m] = np.searchsorted(taus, counts[:, m, : cell.size] @ cell / cell.size, side="left")
     width = len(taus) + 1
     rows = np.bincount((places + np.arange(b)[:, None] * width).ravel(), minlength=b * width).reshape(b, width)
-    columns = np.bincount((places + np.arange(tasks) * width).ravel(), minlength=tasks * width).reshape(tasks, width)
-    # above tau_k: all places beyond k
-    return _beyond(rows) / tasks, _beyond(columns)
-
-
-def _beyond(histogram: np.ndarray) -> np.ndarray:
-    """Entries to the right of each of the first K places, [.., K+1] -> [.., K]."""
-    return histogram[:, ::-1].cumsum(axis=1)[:, ::-1][:, 1:].astype(np.float64)
+    beyond = rows[:, ::-1].cumsum(axis=1)[:, ::-1][:, 1:]  # above tau_k: all places beyond k
+    return beyond / tasks
