@@ -21,6 +21,7 @@ _BUILTIN = {
     "dvl": "offbench.algorithms.dual_rl:DVL",
     "cql": "offbench.algorithms.cql:CQL",
     "awac": "offbench.algorithms.awac:AWAC",
+    "crr": "offbench.algorithms.crr:CRR",
     "sac_n": "offbench.algorithms.sac_n:SACN",
     "edac": "offbench.algorithms.edac:EDAC",
     "rebrac": "offbench.algorithms.rebrac:ReBRAC",

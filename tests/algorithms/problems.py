@@ -26,6 +26,7 @@ CASES = [
     ("sac_n", CONTINUOUS),
     ("edac", CONTINUOUS),
     ("rebrac", CONTINUOUS),
+    ("crr", CONTINUOUS),
     ("xql", CONTINUOUS),
     ("dvl", CONTINUOUS),
     *((name, DISCRETE) for name in DISCRETE_ONLY),

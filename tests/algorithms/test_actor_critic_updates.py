@@ -131,6 +131,49 @@ def test_awac_equals_the_paper_written_out() -> None:
 
 @pytest.mark.parametrize(
     "settings",
+    [{}, {"weighting": "exponential", "baseline": "max", "temperature": 0.1, "weight_clip": 1.2}],
+    ids=["binary-mean", "exponential-max"],
+)
+def test_crr_equals_the_paper_written_out(settings: dict[str, object]) -> None:
+    ours = make("crr", CONTINUOUS, [5], samples=3, **settings)
+    actor, critic = Plain(ours.actor), Plain(ours.critic)
+    old_actor, old_critic = copy.deepcopy(actor), copy.deepcopy(critic)
+    log_std = torch.zeros(A, requires_grad=True)
+    actor_step, critic_step = adam(actor), adam(critic)
+    actor_step.add_param_group({"params": [log_std]})
+    weights = []
+    for update in range(1, 21):
+        batch, noise = random_batch(CONTINUOUS, 1, 32, update), random_noise(ours, 32, update)
+        s, a, r, s2, c = columns(batch)
+
+        def smaller(net: Plain, s: Tensor, a: Tensor) -> Tensor:
+            return torch.minimum(net(s, a, member=0), net(s, a, member=1))[:, 0]
+
+        with torch.no_grad():
+            a2 = (torch.tanh(old_actor(s2)) + log_std.exp() * noise["next_action"][0]).clamp(-1, 1)
+            y = r + 0.99 * c * smaller(old_critic, s2, a2)
+        critic_loss = sum(nn.functional.mse_loss(critic(s, a, member=i)[:, 0], y) for i in range(2))
+        step(critic_step, critic_loss)
+        with torch.no_grad():
+            draws = [(torch.tanh(actor(s)) + log_std.exp() * z).clamp(-1, 1) for z in noise["action"][0]]
+            own = torch.stack([smaller(critic, s, draw) for draw in draws])
+            advantage = smaller(critic, s, a) - (own.max(0).values if "baseline" in settings else own.mean(0))
+            weight = torch.exp(advantage / 0.1).clamp(max=1.2) if settings else (advantage > 0).float()
+            weights.append(weight)
+        log_pi = Normal(torch.tanh(actor(s)), log_std.exp()).log_prob(a).sum(1)
+        step(actor_step, -(weight * log_pi).mean())
+        old_critic.move(critic, 0.005)
+        old_actor.move(actor, 0.005)
+        assert ours.update(batch, noise, update)["critic_loss"].item() == pytest.approx(critic_loss.item(), rel=2e-4)
+    assert torch.cat(weights).unique().numel() > 1
+    nets = {"actor": actor, "critic": critic, "target_actor": old_actor, "target_critic": old_critic}
+    for name, plain in nets.items():
+        plain.assert_equals(getattr(ours, name))
+    torch.testing.assert_close(ours.log_std[0], log_std)
+
+
+@pytest.mark.parametrize(
+    "settings",
     [
         {},
         {"lagrange": True, "gap": 0.8, "conservatism": 5.0},
