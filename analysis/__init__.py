@@ -34,6 +34,7 @@ from offbench.analysis.profiles import PerformanceProfile, performance_profile
 from offbench.analysis.ranks import RankComparison, WilcoxonTests, friedman, wilcoxon_over_datasets
 from offbench.analysis.resampling import bootstrap
 from offbench.analysis.score_checks import Notice, ScoreError
+from offbench.analysis.score_input import load_scores
 from offbench.analysis.scores import RETURN, SCORE, ScoreTable
 from offbench.analysis.seed_planning import SeedPlan, plan_seeds, seeds_needed
 from offbench.analysis.selection import pick_then_evaluate, selection_report
@@ -78,6 +79,7 @@ __all__ = [
     "improvement_matrix",
     "iqm",
     "learning_curve",
+    "load_scores",
     "mean",
     "median",
     "optimality_gap",

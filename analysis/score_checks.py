@@ -154,9 +154,13 @@ def episodes_as_seeds(rows: pd.DataFrame, seed_column: str) -> list[Notice]:
     success_or_not = bool(((sizes["size"] >= 10) & (sizes["nunique"] == 2)).any())
     if not (named or many or success_or_not):
         return []
+    suspects = sizes[(sizes["size"] >= 50) | ((sizes["size"] >= 10) & (sizes["nunique"] == 2))]
+    first = (suspects if len(suspects) else sizes).index[0]
+    where = rows.index[(rows["algorithm"] == first[0]) & (rows["dataset"] == first[1])]
     text = (
-        f"The rows look like evaluation episodes used as seeds ({int(sizes['size'].max())} per cell). A seed "
-        "is one training run: average its episodes first, or intervals come out far too narrow."
+        f"The rows look like evaluation episodes used as seeds ({int(sizes['size'].max())} per cell, for example "
+        f"{first[0]} on {first[1]}, {row_ranges(where)}). A seed is one training run: average its episodes first, or "
+        "intervals come out far too narrow."
     )
     return [Notice("episodes-as-seeds", text)]
 
@@ -170,9 +174,24 @@ def mixed_scales(rows: pd.DataFrame) -> list[Notice]:
         percent = groups["median"] > 10.0
         if fraction.any() and percent.any():
             names = list(groups.index[fraction])
-            text = f"{some(names)}: scores look like 0-1 while others look like 0-100. Bring them to one scale."
+            where = row_ranges(rows.index[rows[key].isin(names)])
+            text = (
+                f"{some(names)} ({where}): scores look like 0-1 while others look like 0-100. Bring them to one scale."
+            )
             notices.append(Notice("mixed-scales", text))
     return notices
+
+
+def fraction_scale(rows: pd.DataFrame) -> list[Notice]:
+    """All scores in 0-1 units, where normalized scores are 0-100."""
+    scores = rows["score"]
+    if scores.max() > 1.5 or scores.min() < -0.5 or scores.median() <= 0.05:
+        return []
+    text = (
+        f"All scores lie between {scores.min():.3g} and {scores.max():.3g}: they look like 0-1, and normalized scores "
+        "are 0-100. Multiply them by 100 (scale=100), or the optimality gap is taken from 100."
+    )
+    return [Notice("fraction-scale", text)]
 
 
 # -- words -----------------------------------------------------------------------------------------
@@ -182,6 +201,16 @@ def _rows(tidy: pd.DataFrame, index: pd.Index, limit: int = 4) -> str:
     shown = tidy.loc[index[:limit], [c for c in [*KEYS, "step", "episode"] if c in tidy]]
     lines = [f"row {label}: " + ", ".join(f"{k} {v}" for k, v in row.items()) for label, row in shown.iterrows()]
     return "; ".join(lines) + (f"; and {len(index) - limit} more" if len(index) > limit else "")
+
+
+def row_ranges(index: Sequence[int] | pd.Index, limit: int = 4) -> str:
+    """Row numbers in words, neighbours joined: "rows 3-7, 12 and 40 more"; rows count from 0, without the header."""
+    numbers = sorted(int(i) for i in index)
+    starts = [i for i, n in enumerate(numbers) if i == 0 or n != numbers[i - 1] + 1]
+    spans = [(numbers[a], numbers[b - 1]) for a, b in zip(starts, [*starts[1:], len(numbers)], strict=True)]
+    shown = ", ".join(str(low) if low == high else f"{low}-{high}" for low, high in spans[:limit])
+    rest = sum(high - low + 1 for low, high in spans[limit:])
+    return f"row{'' if len(numbers) == 1 else 's'} {shown}" + (f" and {rest} more" if rest else "")
 
 
 def run_names(tidy: pd.DataFrame) -> list[str]:

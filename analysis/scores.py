@@ -20,6 +20,7 @@ from offbench.analysis.score_checks import (
     count,
     environment_notices,
     episodes_as_seeds,
+    fraction_scale,
     mixed_scales,
     require_columns,
     require_finite,
@@ -143,7 +144,7 @@ class ScoreTable:
         rows = rows.assign(unit=unit)
         notices = [
             *episodes_as_seeds(rows, seed),
-            *(mixed_scales(rows) if unit == SCORE else []),
+            *([*mixed_scales(rows), *fraction_scale(rows)] if unit == SCORE else []),
             *unequal_training(rows),
             *seed_notices(rows),
         ]
