@@ -40,73 +40,29 @@ def test_lanes_equal_separate_runs(name: str, space: ProblemSpec) -> None:
             torch.testing.assert_close(together.state_dict()[key][lane : lane + 1], value, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize(
-    ("name", "values"),
-    [
-        ("bc", {"learning_rate": [1e-3, 1e-4]}),
-        (
-            "td3_bc",
-            {
-                "alpha": [0.5, 4.0],
-                "discount": [0.9, 0.99],
-                "target_rate": [0.1, 0.005],
-                "policy_noise": [0.0, 0.4],
-                "critic_learning_rate": [1e-3, 1e-4],
-            },
-        ),
-        (
-            "iql",
-            {
-                "expectile": [0.5, 0.9],
-                "temperature": [1.0, 10.0],
-                "discount": [0.9, 0.99],
-                "target_rate": [0.1, 0.005],
-                "learning_rate": [1e-3, 1e-4],
-            },
-        ),
-        (
-            "cql",
-            {
-                "conservatism": [1.0, 10.0],
-                "discount": [0.9, 0.99],
-                "target_rate": [0.1, 0.005],
-                "actor_learning_rate": [1e-3, 1e-4],
-                "critic_learning_rate": [1e-3, 1e-4],
-            },
-        ),
-        ("cql", {"lagrange": True, "gap": [0.5, 5.0]}),
-        (
-            "awac",
-            {
-                "temperature": [0.3, 1.0],
-                "discount": [0.9, 0.99],
-                "target_rate": [0.1, 0.005],
-                "learning_rate": [1e-3, 1e-4],
-            },
-        ),
-        (
-            "edac",
-            {
-                "diversity": [0.0, 5.0],
-                "discount": [0.9, 0.99],
-                "target_rate": [0.1, 0.005],
-                "actor_learning_rate": [1e-3, 1e-4],
-                "critic_learning_rate": [1e-3, 1e-4],
-                "temperature_learning_rate": [1e-2, 1e-4],
-            },
-        ),
-    ],
-)
-def test_lanes_with_different_settings_equal_separate_runs(name: str, values: dict[str, object]) -> None:
-    differing = {key for key, value in values.items() if isinstance(value, list)}
-    assert differing <= shareable_fields(get_algorithm(name))
+# Settings that switch on what a field acts on.
+SWITCHES = {
+    "cql": {"lagrange": True},
+    "crr": {"weighting": "exponential"},
+    "discrete_crr": {"weighting": "exponential"},
+}
+
+
+@pytest.mark.parametrize(("name", "space"), CASES, ids=IDS)
+def test_lanes_with_different_settings_equal_separate_runs(name: str, space: ProblemSpec) -> None:
+    """Every setting that lanes may share a group with differs between these two lanes."""
+    config = get_algorithm(name).config_class()
+    defaults = {field: getattr(config, field) for field in shareable_fields(get_algorithm(name))}
+    values = {field: [value, 0.7 * value if value else 0.5] for field, value in defaults.items()}
+    assert values
     updates = min(100, UPDATES.get(name, 200))
-    together = make(name, CONTINUOUS, [3, 4], 200, **values)
-    train(together, CONTINUOUS, 1, updates)
+    switches = SWITCHES.get(name, {})
+    together = make(name, space, [3, 4], 200, **values, **switches)
+    train(together, space, 1, updates)
     for lane, seed in enumerate([3, 4]):
-        mine = {key: value[lane] if isinstance(value, list) else value for key, value in values.items()}
-        alone = make(name, CONTINUOUS, [seed], 200, **mine)
-        train(alone, CONTINUOUS, 1, updates)
+        mine = {field: pair[lane] for field, pair in values.items()}
+        alone = make(name, space, [seed], 200, **mine, **switches)
+        train(alone, space, 1, updates)
         for key, value in alone.state_dict().items():
             torch.testing.assert_close(together.state_dict()[key][lane : lane + 1], value, rtol=1e-4, atol=1e-4)
 
