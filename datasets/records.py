@@ -39,6 +39,10 @@ class Reference:
                 "the minimum must be below the maximum and both finite",
             )
 
+    def holds_in(self, environment: str | None) -> bool:
+        """Whether the numbers are accepted for returns from `environment`; an unknown one (None) passes."""
+        return environment is None or self.environment is None or environment in (self.environment, *self.compatible)
+
     def normalize(
         self, returns: ArrayLike, *, environment: str | None = None, force: bool = False
     ) -> NDArray[np.float64]:
@@ -52,8 +56,8 @@ class Reference:
         Raises:
             IncompatibleError: `environment` is neither the reference's nor a compatible one.
         """
-        accepted = (self.environment, *self.compatible)
-        if not (force or environment is None or self.environment is None or environment in accepted):
+        if not (force or self.holds_in(environment)):
+            accepted = (self.environment, *self.compatible)
             raise IncompatibleError(
                 f"returns from {environment!r} cannot be normalized with a reference of {self.environment!r}",
                 "environment versions differ in dynamics and rewards, so the score would mean nothing",

@@ -22,7 +22,7 @@ from offbench.datasets.minari_format import dataset_folder, minari_root
 from offbench.datasets.records import Reference
 from offbench.datasets.references_measured import measured_reference
 from offbench.datasets.spaces import space_from_json
-from offbench.errors import DatasetError, IncompatibleError, SpecError, UnknownNameError
+from offbench.errors import DatasetError, SpecError, UnknownNameError
 
 __all__ = ["DatasetEntry", "cache_dir", "find_entry", "list_datasets", "load_dataset"]
 
@@ -156,24 +156,21 @@ def _reader_options(entry: DatasetEntry) -> dict[str, Any]:
 
 def _with_usable_reference(dataset: Dataset) -> Dataset:
     """Give the reference that was measured in the dataset's environment where its own does not hold there."""
-    if dataset.environment is None:
-        return dataset
-    if dataset.reference is not None:
-        try:
-            dataset.reference.normalize([0.0], environment=dataset.environment)
-            return dataset
-        except IncompatibleError:
-            pass  # e.g. D4RL's door, to be evaluated in AdroitHandDoor-v1
-    measured = measured_reference(dataset.environment)
+    measured = _measured_instead(dataset.reference, dataset.environment)
     return dataset if measured is None else dataset.replace(reference=measured)
 
 
 def _complete(entry: DatasetEntry) -> DatasetEntry:
-    """The entry with its place on this machine and, where none is published, the measured reference."""
-    entry = with_place(entry)
-    if entry.reference is None:
-        entry = replace(entry, reference=measured_reference(entry.environment))
-    return entry
+    """The entry with its place on this machine and, where none is published that holds, the measured reference."""
+    measured = _measured_instead(entry.reference, entry.environment)
+    return with_place(entry if measured is None else replace(entry, reference=measured))
+
+
+def _measured_instead(reference: Reference | None, environment: str | None) -> Reference | None:
+    """The measured reference of an environment for which `reference` does not hold, e.g. D4RL's door in Adroit's."""
+    if environment is None or (reference is not None and reference.holds_in(environment)):
+        return None
+    return measured_reference(environment)
 
 
 def _recipe_entries(only: str | None = None) -> Iterator[DatasetEntry]:
