@@ -4,7 +4,7 @@ Layout (Fu et al. 2020, https://github.com/Farama-Foundation/D4RL): observations
 optionally timeouts, next_observations, costs, infos/*, metadata/*. Row t holds s_t, a_t, r_t and whether the
 environment ended (terminals) or the episode was cut (timeouts) at that step. Sets that are too large for one array
 hold the same columns under `virtual/<number of the chunk>`. Unlike `d4rl.qlearning_dataset` no step is dropped, and
-the next observation is never taken from the following episode.
+the next observation is never taken from the following episode. What `write_d4rl` stored beside the columns is restored.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from gymnasium import spaces
 
 from offbench.datasets import columns
 from offbench.datasets.columns import Array, freeze
+from offbench.datasets.d4rl_write import GROUP, restore_d4rl
 from offbench.datasets.dataset import Dataset
 from offbench.datasets.episodes import starts_after, truncated_at_horizon
 from offbench.datasets.hdf5_files import find, find_column, open_hdf5, read_column
@@ -61,6 +62,17 @@ def read_d4rl(
         DatasetError: no such file, a damaged file, missing or inconsistent columns, or unknown episode ends.
     """
     path = Path(path)
+    with open_hdf5(path) as file:
+        stored = restore_d4rl(file, path)
+    if stored is not None:
+        given = {
+            "environment": environment,
+            "reference": reference,
+            "observation_space": observation_space,
+            "action_space": action_space,
+            "name": name,
+        }
+        return Dataset(**{**stored, **{key: value for key, value in given.items() if value is not None}})
     task = task_facts(
         environment,
         action_space=action_space,
@@ -106,8 +118,13 @@ def read_d4rl(
 
 
 def row_sizes(path: str | Path) -> tuple[int, int] | None:
-    """Return (observation size, action size) of a D4RL-layout file without reading its rows; None if not flat."""
+    """Return (observation size, action size) of a D4RL-layout file without reading its rows.
+
+    None if the rows are not flat, or if `write_d4rl` wrote the file: that tells its task itself.
+    """
     with open_hdf5(Path(path)) as file:
+        if find(file, GROUP) is not None:
+            return None
         found = [find_column(file, key) for key in ("observations", "actions")]
         sizes = [int(column.shape[1]) for column in found if column is not None and len(column.shape) == 2]
     return (sizes[0], sizes[1]) if len(sizes) == 2 else None

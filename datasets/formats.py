@@ -23,6 +23,8 @@ from offbench.datasets.npz_files import open_npz
 from offbench.datasets.ogbench import REQUIRED as OGBENCH_COLUMNS
 from offbench.datasets.ogbench import read_ogbench
 from offbench.datasets.references import D4RLEntry, entry_for_file_name
+from offbench.datasets.table_files import CSV_SUFFIXES, PARQUET_SUFFIXES
+from offbench.datasets.tables import read_table
 from offbench.errors import DatasetError, UnknownNameError
 
 HDF5_SUFFIXES = (".hdf5", ".h5")
@@ -54,6 +56,8 @@ FORMATS: dict[str, Format] = {
         Format("dsrl", "HDF5 in D4RL's layout with costs, as DSRL has it", HDF5_SUFFIXES, read_dsrl),
         Format("ogbench", "npz of OGBench: trajectories of L + 1 rows without rewards", NPZ_SUFFIXES, read_ogbench),
         Format("neorl2", "npz of NeoRL or NeoRL-2", NPZ_SUFFIXES, read_neorl2),
+        Format("csv", "CSV table with a schema of its columns", CSV_SUFFIXES, read_table),
+        Format("parquet", "Parquet table, a file or a folder, with a schema", PARQUET_SUFFIXES, read_table),
         Format("npz", "npz with columns named as in a Dataset or in D4RL", NPZ_SUFFIXES, read_npz),
     )
 }
@@ -76,9 +80,11 @@ def detect_format(path: Path) -> str:
     if path.is_dir():
         if dataset_folder(path) is not None:
             return "minari"
+        if any(part.name.lower().endswith(PARQUET_SUFFIXES) for part in path.iterdir()):
+            return "parquet"
         raise DatasetError(
             f"no Minari dataset at {path}",
-            "there is no data/metadata.json",
+            "there is no data/metadata.json, and no Parquet file either",
             "pass the folder <root>/<namespace>/<name>-v<k> of a Minari dataset, or a file",
         )
     name = path.name.lower()
