@@ -20,6 +20,7 @@ from offbench.datasets.dataset import Dataset
 from offbench.datasets.lint_checks import CHECKS, Check, View, time_limit
 from offbench.datasets.lint_findings import Finding, LintReport, Severity, ordered
 from offbench.datasets.raw_columns import RawColumns, read_raw
+from offbench.datasets.registry import DatasetEntry, find_entry, load_dataset
 from offbench.errors import DatasetError
 
 __all__ = ["CHECKS", "Check", "Finding", "LintReport", "Severity", "lint_dataset", "lint_path", "lint_raw"]
@@ -37,18 +38,17 @@ _MODULES = (
 )
 
 
-def lint_dataset(dataset: Dataset, *, entry: Any = None) -> LintReport:
+def lint_dataset(dataset: Dataset, *, entry: DatasetEntry | None = None) -> LintReport:
     """Check a loaded dataset.
 
     Args:
         dataset: the dataset.
-        entry: what the registry knows about it (a `DatasetEntry`); its horizon serves where the environment is not
-            registered.
+        entry: what the catalogue knows about it; its horizon serves where the environment is not registered.
 
     Returns:
         The findings, errors first. Clean data give notes at most.
     """
-    limit, source = time_limit(dataset, getattr(entry, "horizon", None))
+    limit, source = time_limit(dataset, None if entry is None else entry.horizon)
     view = View(dataset, limit, source)
     findings = [finding for check in _checks() for finding in check.findings(view)]
     return LintReport(
@@ -70,18 +70,15 @@ def lint_path(id_or_path: str | Path, **options: Any) -> LintReport:
         UnknownNameError, SpecError: no dataset of that id, or an option that it does not take.
         DatasetError: nothing is there, or it cannot be downloaded.
     """
-    from offbench.datasets import registry
-
     try:
-        dataset = registry.load_dataset(id_or_path, **options)
+        dataset = load_dataset(id_or_path, **options)
     except DatasetError as error:
         path = Path(id_or_path).expanduser()
         if not path.exists():
             raise
         reason = f"{error.what}: {error.why}" if error.why else error.what
         return lint_raw(replace(read_raw(path), error=reason, fix=error.fix))
-    find_entry = getattr(registry, "find_entry", None)
-    return lint_dataset(dataset, entry=find_entry(str(id_or_path)) if find_entry else None)
+    return lint_dataset(dataset, entry=find_entry(id_or_path))
 
 
 def lint_raw(raw: RawColumns) -> LintReport:

@@ -9,12 +9,13 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from offbench.cli_data import Json, build_datasets, data_app
+from offbench.cli_data import Json, build_datasets
+from offbench.cli_data_fetch import data_app
 from offbench.cli_output import examples, out, print_json, say
 from offbench.errors import SpecError
 
 if TYPE_CHECKING:
-    from offbench.datasets import Dataset
+    from offbench.datasets import Dataset, DatasetEntry
     from offbench.datasets.lint import Finding, LintReport
 
 Environment = Annotated[
@@ -159,14 +160,12 @@ def _options(environment: str | None, schema: Path | None) -> dict[str, Any]:
     return {name: value for name, value in (("environment", environment), ("schema", schema)) if value is not None}
 
 
-def _load(name: str, environment: str | None, schema: Path | None) -> tuple[Dataset, Any]:
-    """The dataset and what the registry knows about it; built-in ones are built first."""
-    from offbench.datasets import load_dataset, registry
+def _load(name: str, environment: str | None, schema: Path | None) -> tuple[Dataset, DatasetEntry | None]:
+    """The dataset and what the catalogue knows about it; built-in ones are built first."""
+    from offbench.datasets import find_entry, load_dataset
 
     build_datasets([name])
-    find_entry = getattr(registry, "find_entry", None)
-    data = load_dataset(name, **_options(environment, schema))
-    return data, None if find_entry is None else find_entry(name)
+    return load_dataset(name, **_options(environment, schema)), find_entry(name)
 
 
 def _format_of(target: Path) -> str:

@@ -5,13 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any
 
 import jinja2
 from markupsafe import Markup
 
 from offbench import __version__
-from offbench.datasets import Dataset
+from offbench.datasets import Dataset, DatasetEntry
 from offbench.datasets.lint import Finding, LintReport
 from offbench.errors import StorageError
 from offbench.reports.card_facts import Card, Grid, Pairs, card_of
@@ -30,14 +29,14 @@ class CardFiles:
 
 
 def write_card(
-    dataset: Dataset, folder: str | Path, *, entry: Any = None, report: LintReport | None = None
+    dataset: Dataset, folder: str | Path, *, entry: DatasetEntry | None = None, report: LintReport | None = None
 ) -> CardFiles:
     """Write card.html (alone is enough), card.md and its two pictures to `folder`; existing ones are replaced.
 
     Args:
         dataset: the dataset.
         folder: made if it is not there.
-        entry: what the registry knows (`offbench.datasets.find_entry`): licence, citation, addresses, caveats.
+        entry: what the catalogue knows (`offbench.datasets.find_entry`): licence, citation, address, caveats.
         report: of the lint; made here if it is not given.
 
     Raises:

@@ -11,7 +11,7 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from offbench.datasets import Dataset, Reference
+from offbench.datasets import Dataset, DatasetEntry, Reference
 from offbench.datasets.lint import LintReport, lint_dataset
 
 Pairs = list[tuple[str, str]]
@@ -64,12 +64,12 @@ class Card:
     report: LintReport
 
 
-def card_of(dataset: Dataset, *, entry: Any = None, report: LintReport | None = None) -> Card:
+def card_of(dataset: Dataset, *, entry: DatasetEntry | None = None, report: LintReport | None = None) -> Card:
     """Gather what a card says.
 
     Args:
         dataset: the dataset.
-        entry: what the registry knows about it (a `DatasetEntry`), for licence, citation, addresses and caveats.
+        entry: what the catalogue knows about it: description, licence, citation, address and caveats.
         report: of the lint; made here if it is not given.
     """
     report = report if report is not None else lint_dataset(dataset, entry=entry)
@@ -79,7 +79,7 @@ def card_of(dataset: Dataset, *, entry: Any = None, report: LintReport | None = 
     summary = dataset.summary()
     return Card(
         name=dataset.name,
-        description=str(getattr(entry, "description", "") or ""),
+        description="" if entry is None else entry.description,
         headline=_headline(dataset, returns, lengths, summary["megabytes"]),
         identity=_identity(dataset, summary),
         episodes=_episode_statistics(dataset, returns, lengths, complete),
@@ -87,7 +87,7 @@ def card_of(dataset: Dataset, *, entry: Any = None, report: LintReport | None = 
         observations=_observation_columns(dataset),
         actions=_action_columns(dataset),
         scores=_scores(dataset.reference, dataset.environment),
-        caveats=[str(text) for text in getattr(entry, "caveats", ())],
+        caveats=[] if entry is None else list(entry.caveats),
         origin=[("source", dataset.provenance.source), *_flat(dataset.provenance.details)],
         transforms=_transforms(dataset),
         rights=_rights(entry),
@@ -251,18 +251,15 @@ def _transforms(dataset: Dataset) -> Grid:
     return Grid(("transform", "parameters", "seed"), rows)
 
 
-def _rights(entry: Any) -> Pairs:
-    def known(name: str) -> str:
-        value = getattr(entry, name, None)
-        return str(value) if value and value != "unknown" else UNKNOWN
-
-    pairs = [("licence", known("licence")), ("citation", known("citation"))]
-    urls = tuple(getattr(entry, "urls", ()))
-    return [*pairs, ("address", urls[0])] if urls else pairs
+def _rights(entry: DatasetEntry | None) -> Pairs:
+    licence, citation = ("unknown", "unknown") if entry is None else (entry.licence, entry.citation)
+    pairs = [("licence", licence), ("citation", citation)]
+    pairs = [(name, UNKNOWN if value == "unknown" else value) for name, value in pairs]
+    return [*pairs, ("address", entry.urls[0])] if entry is not None and entry.urls else pairs
 
 
-def _usage(dataset: Dataset, entry: Any) -> str:
-    name = getattr(entry, "id", None) or dataset.provenance.details.get("file") or dataset.name
+def _usage(dataset: Dataset, entry: DatasetEntry | None) -> str:
+    name = dataset.provenance.details.get("file", dataset.name) if entry is None else entry.id
     check = f"dataset.fingerprint.startswith({dataset.fingerprint[:12]!r})"
     return f'dataset = offbench.load_dataset("{name}")\nprint({check})'
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from types import SimpleNamespace
 from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 from gymnasium import spaces
 
-from offbench.datasets import Dataset, Reference, TransformRecord
+from offbench.datasets import Dataset, DatasetEntry, Reference, TransformRecord
+from offbench.datasets.catalog import DataFile
 from offbench.errors import StorageError
 from offbench.reports.card import to_html, to_markdown, write_card
 from offbench.reports.card_facts import card_of, short, space_text
@@ -34,14 +34,16 @@ def dataset() -> Dataset:
     )
 
 
-ENTRY = SimpleNamespace(
+ENTRY = DatasetEntry(
     id="toy/log-v0",
+    family="toy",
+    environment="Toy-v1",
+    cached=True,
     description="three toy episodes",
     licence="CC BY 4.0",
-    citation="unknown",
     caveats=("The floor is <lava>.",),
-    urls=("https://example.org/toy.hdf5",),
     horizon=3,
+    files=(DataFile("train", ("https://example.org/toy.hdf5",), "toy.hdf5"),),
 )
 
 
