@@ -21,6 +21,7 @@ from offbench.datasets.lint_checks import CHECKS, Check, View, time_limit
 from offbench.datasets.lint_findings import Finding, LintReport, Severity, ordered
 from offbench.datasets.raw_columns import RawColumns, read_raw
 from offbench.datasets.registry import DatasetEntry, find_entry, load_dataset
+from offbench.datasets.table_schema import TableSchema
 from offbench.errors import DatasetError
 
 __all__ = ["CHECKS", "Check", "Finding", "LintReport", "Severity", "lint_dataset", "lint_path", "lint_raw"]
@@ -77,7 +78,10 @@ def lint_path(id_or_path: str | Path, **options: Any) -> LintReport:
         if not path.exists():
             raise
         reason = f"{error.what}: {error.why}" if error.why else error.what
-        return lint_raw(replace(read_raw(path), error=reason, fix=error.fix))
+        schema = options.get("schema")
+        if schema is not None and not isinstance(schema, TableSchema):
+            schema = TableSchema.from_yaml(schema)
+        return lint_raw(replace(read_raw(path, schema), error=reason, fix=error.fix))
     return lint_dataset(dataset, entry=find_entry(id_or_path))
 
 

@@ -94,7 +94,7 @@ def mismatched_lengths(raw: RawColumns) -> Iterator[Hit]:
 )
 def wrong_dtype(raw: RawColumns) -> Iterator[Hit]:
     for name, values in raw.columns.items():
-        if not _belongs(raw, name) or values.dtype.kind in "biuf":
+        if not _belongs(raw, name) or name in raw.excused or values.dtype.kind in "biuf":
             continue
         rows = np.flatnonzero(_not_numbers(values))
         if raw.layout == "table" and len(rows) == len(values):
@@ -116,9 +116,9 @@ def wrong_dtype(raw: RawColumns) -> Iterator[Hit]:
     file_only=True,
 )
 def non_finite(raw: RawColumns) -> Iterator[Hit]:
-    flags = {raw.stored_name("terminated"), raw.stored_name("truncated")}
+    left_out = {raw.stored_name("terminated"), raw.stored_name("truncated"), *raw.excused}
     for name, values in raw.columns.items():
-        if values.dtype.kind != "f" or not _belongs(raw, name) or name in flags or name.startswith("infos/"):
+        if values.dtype.kind != "f" or not _belongs(raw, name) or name in left_out or name.startswith("infos/"):
             continue
         with np.errstate(over="ignore", invalid="ignore"):
             bad = ~np.isfinite(values.astype(np.float32).reshape(len(values), -1))

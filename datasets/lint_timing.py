@@ -37,21 +37,20 @@ def unsorted_rows(view: View) -> Iterator[Hit]:
 
 @check_file("unsorted-rows")
 def unsorted_rows_in_file(raw: RawColumns) -> Iterator[Hit]:
-    episode_name, step_name = raw.named_like(EPISODE_NAMES), raw.named_like(STEP_NAMES)
-    if episode_name is None:
+    if raw.episode is None or raw.episode not in raw.columns:
         return
-    codes, episodes = np.unique(raw.columns[episode_name].astype(str), return_inverse=True)
+    codes, episodes = np.unique(raw.columns[raw.episode].astype(str), return_inverse=True)
     changes = np.flatnonzero(np.diff(episodes)) + 1
     first = np.full(len(codes), len(episodes))
     np.minimum.at(first, episodes, np.arange(len(episodes)))
     again = changes[first[episodes[changes]] < changes]
     if len(again):
-        yield Hit(f"{episode_name} comes back to an earlier episode in {counted(len(again), 'row')}", again)
-    steps = None if step_name is None else raw.columns[step_name]
+        yield Hit(f"{raw.episode} comes back to an earlier episode in {counted(len(again), 'row')}", again)
+    steps = raw.columns.get(raw.step or "")
     if steps is not None and steps.dtype.kind in "iuf":
         back = np.flatnonzero((np.diff(steps) <= 0) & (np.diff(episodes) == 0)) + 1
         if len(back):
-            yield Hit(f"{step_name} does not rise inside an episode in {counted(len(back), 'row')}", back)
+            yield Hit(f"{raw.step} does not rise inside an episode in {counted(len(back), 'row')}", back)
 
 
 @check(

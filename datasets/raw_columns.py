@@ -18,6 +18,8 @@ from numpy.typing import NDArray
 from offbench.datasets.columns import Array
 from offbench.datasets.minari_format import dataset_folder
 from offbench.datasets.minari_write import DATA_FILE
+from offbench.datasets.table_files import CSV_SUFFIXES, PARQUET_SUFFIXES
+from offbench.datasets.table_schema import TableSchema
 
 # What the formats and logs of the field call the same thing.
 ROLES: dict[str, tuple[str, ...]] = {
@@ -46,6 +48,8 @@ class RawColumns:
         fix: what the loader suggests.
         episode_problems: (episode, what is wrong with its columns) for files with one group per episode.
         starts: [K] the first row of each episode of such files; empty otherwise.
+        episode, step: columns with the number of the episode and of the step in it, by the schema or by their names.
+        excused: columns that may hold text or empty cells, by the schema (flags, labels, next observations).
     """
 
     path: Path
@@ -56,6 +60,9 @@ class RawColumns:
     fix: str = ""
     episode_problems: tuple[tuple[int, str], ...] = ()
     starts: Array = field(default_factory=lambda: np.zeros(0, np.int64))
+    episode: str | None = None
+    step: str | None = None
+    excused: frozenset[str] = frozenset()
 
     def role(self, role: str) -> Array | None:
         """The column that plays `role` (a key of ROLES), if it is there under one of its names."""
@@ -66,10 +73,6 @@ class RawColumns:
         """The stored name of the column that plays `role`."""
         words = {normalized(name): name for name in reversed(self.columns)}
         return next((words[word] for word in ROLES[role] if word in words), None)
-
-    def named_like(self, names: tuple[str, ...]) -> str | None:
-        """The stored name of the first column that is called like one of `names`."""
-        return next((name for name in self.columns if normalized(name) in names), None)
 
     def episodes_of(self, rows: Array) -> Array:
         """The episodes of `rows`, each once; empty where episodes are not known."""
@@ -83,8 +86,12 @@ def normalized(name: str) -> str:
     return re.sub(r"[\W_]+", "_", name.strip().lower()).strip("_")
 
 
-def read_raw(path: Path) -> RawColumns:
-    """Read what can be read of the file or folder at `path`; never raises for its content."""
+def read_raw(path: Path, schema: TableSchema | None = None) -> RawColumns:
+    """Read what can be read of the file or folder at `path`; never raises for its content.
+
+    Args:
+        schema: of a table: only its columns are read, and it says which of them count episodes and steps.
+    """
     if path.is_dir():
         return _read_minari(path)
     suffix = path.suffix.lower()
@@ -93,8 +100,8 @@ def read_raw(path: Path) -> RawColumns:
             return _read_hdf5(path)
         if suffix == ".npz":
             return _read_npz(path)
-        if suffix in (".csv", ".parquet") or path.name.lower().endswith(".csv.gz"):
-            return _read_table(path)
+        if path.name.lower().endswith((*CSV_SUFFIXES, *PARQUET_SUFFIXES)):
+            return _read_table(path, schema)
     except (OSError, RuntimeError, ValueError, KeyError, zipfile.BadZipFile, pa.ArrowException) as error:
         # pandas' parser errors are ValueErrors, h5py's are OSError, RuntimeError and KeyError
         return RawColumns(path, "file", unreadable={"": f"{type(error).__name__}: {error}"})
@@ -144,19 +151,29 @@ def _read_npz(path: Path) -> RawColumns:
     return RawColumns(path, "NumPy archive", columns, unreadable)
 
 
-def _read_table(path: Path) -> RawColumns:
+def _read_table(path: Path, schema: TableSchema | None) -> RawColumns:
     import pandas as pd
 
-    if path.suffix.lower() == ".parquet":
+    if path.name.lower().endswith(PARQUET_SUFFIXES):
         frame = pq.read_table(path).to_pandas()
     else:
-        frame = pd.read_csv(path, low_memory=False)
-    columns = {}
-    for name in frame.columns:
-        column = frame[name]
-        # The booleans of pandas' readers have missing values as objects; numbers keep NaN.
-        columns[str(name)] = column.to_numpy()
-    return RawColumns(path, "table", columns)
+        frame = pd.read_csv(path, low_memory=False, sep="\t" if ".tsv" in path.suffixes else ",")
+    columns = {str(name): frame[name].to_numpy() for name in frame.columns}
+    if schema is None:
+        episode, step = (
+            next((name for name in columns if normalized(name) in names), None) for names in (EPISODE_NAMES, STEP_NAMES)
+        )
+        return RawColumns(path, "table", columns, episode=episode, step=step)
+    text = {schema.terminated, schema.truncated, schema.episode, *schema.next_observations}
+    text |= set(schema.actions if schema.labels is not None else ())
+    return RawColumns(
+        path,
+        "table",
+        {name: values for name, values in columns.items() if name in schema.columns},
+        episode=schema.episode,
+        step=schema.timestep,
+        excused=frozenset(name for name in text if name is not None),
+    )
 
 
 def _read_minari(path: Path) -> RawColumns:

@@ -221,3 +221,34 @@ def test_the_horizon_of_the_registry_is_used(columns: Columns) -> None:
     data: Any = dataset(columns, reference=None)
     assert "longer-than-limit" not in checks(lint_dataset(data))
     assert "the catalogue" in found(lint_dataset(data, entry=Entry()), "longer-than-limit").message
+
+
+SCHEMA = """
+observations: [x, y]
+actions: {columns: [push], type: discrete, labels: [left, right]}
+reward: r
+terminated: end
+episode: run
+timestep: k
+"""
+
+
+def test_a_table_is_checked_by_its_schema(tmp_path: Path) -> None:
+    path = tmp_path / "logs.csv"
+    path.write_text(
+        "run,k,x,y,push,r,end,comment\n"
+        "a,0,1.0,2.0,left,0,no,first\n"
+        "a,1,,2.0,right,0,no,\n"
+        "a,2,1.0,broken,left,1,yes,\n"
+        "b,0,1.0,2.0,left,0,no,\n"
+        "b,0,1.0,2.0,right,0,no,again\n"
+    )
+    report = lint_path(path, schema=SCHEMA)
+    rows = {(finding.check, finding.rows) for finding in report.findings if finding.check != "cannot-load"}
+    assert rows == {("non-finite", (1,)), ("wrong-dtype", (2,)), ("unsorted-rows", (4,))}
+
+
+def test_a_table_without_a_schema_says_how_to_get_one(tmp_path: Path) -> None:
+    path = tmp_path / "logs.csv"
+    path.write_text("x,reward\n1,2\n")
+    assert "offbench data schema logs.csv" in found(lint_path(path), "cannot-load").fix
