@@ -138,7 +138,7 @@ def _require(name: str) -> DatasetEntry:
 
 def _reader_options(entry: DatasetEntry) -> dict[str, Any]:
     """What the catalogue tells the reader, as far as it takes it."""
-    told: dict[str, Any] = {**entry.options}
+    told = {name: _plain_option(name, value) for name, value in entry.options.items()}
     # A Minari folder names its own environment and time limit; its source is "minari:ID" already.
     if entry.format != "minari":
         told |= {"name": entry.id, "environment": entry.environment, "horizon": entry.horizon}

@@ -1,12 +1,11 @@
-"""Commands about datasets as a whole: `offbench data list`, `info` and `build`."""
+"""Commands about datasets as a whole: `offbench data list`, `info` and `build`; `cli_data_fetch` has more."""
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -14,6 +13,9 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 
 from offbench.cli_output import err, examples, out, print_json, print_table, say
 from offbench.errors import SpecError
+
+if TYPE_CHECKING:
+    from offbench.datasets import DatasetEntry
 
 _HELP = {"help_option_names": ["-h", "--help"]}
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on standard output.")]
@@ -36,51 +38,101 @@ def data() -> None:
 @data_app.command("list")
 @examples(
     "offbench data list",
-    "offbench data list hopper --json",
+    "offbench data list hopper --collection d4rl",
+    "offbench data list --cached --json",
+    "offbench data list --environment Hopper-v5",
 )
 def data_list(
-    family: Annotated[str | None, typer.Argument(help="Only this family, e.g. pendulum.")] = None,
+    text: Annotated[str | None, typer.Argument(help="Only ids and families with this text, e.g. hopper.")] = None,
+    collection: Annotated[
+        str | None, typer.Option("--collection", help="built-in, user, d4rl, minari, neorl2, dsrl or ogbench.")
+    ] = None,
+    cached: Annotated[bool, typer.Option("--cached", help="Only what is on this machine.")] = False,
+    environment: Annotated[
+        str | None, typer.Option("--environment", help="Only what is evaluated in this Gymnasium environment.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """List the datasets that offbench knows by name, and which are on this machine.
+    """List the datasets that offbench knows by name, which are on this machine, and what their scores refer to.
 
-    Built-in ones are made from shipped policies when they are first used; D4RL ones are downloaded. Files of your own
-    need no entry here: give their path.
+    Built-in ones are made from shipped policies when they are first used; the others are downloaded. Files of your own
+    need no entry here: give their path, or add them to your `datasets.yaml`. A star stands for names that are not
+    listed one by one.
     """
     from offbench.datasets import list_datasets
+    from offbench.datasets.catalog import collections
     from offbench.errors import UnknownNameError
 
+    if collection is not None and collection not in collections():
+        raise UnknownNameError("dataset collection", collection, collections())
     entries = list_datasets()
-    if family is not None:
-        families = {entry.family for entry in entries}
-        entries = [entry for entry in entries if entry.family == family or entry.id.startswith(f"{family}/")]
+    families = {entry.family for entry in entries}
+    if text is not None:
+        entries = [entry for entry in entries if text.lower() in entry.id.lower() or text.lower() == entry.family]
         if not entries:
-            raise UnknownNameError("dataset family", family, families)
+            raise UnknownNameError("dataset family", text, families)
+    entries = [
+        entry
+        for entry in entries
+        if (collection is None or entry.collection == collection)
+        and (entry.cached or not cached)
+        and (environment is None or entry.environment == environment)
+    ]
     if as_json:
-        print_json([dataclasses.asdict(entry) for entry in entries])
+        print_json([entry.to_json() for entry in entries])
         return
-    rows = [(entry.id, entry.environment, entry.cached, entry.description) for entry in entries]
-    print_table(("dataset", "environment", "on disk", "what it is"), rows)
+    rows = [
+        (
+            entry.id,
+            entry.environment,
+            _size(entry.megabytes) if entry.cached else "no",
+            _scale(entry),
+            entry.description,
+        )
+        for entry in entries
+    ]
+    print_table(("dataset", "environment", "on disk", "score 0 / 100", "what it is"), rows)
+    say(f"{len(entries)} datasets; caveats, licence and citation: offbench data info ID --catalogue")
+
+
+def _size(megabytes: float | None) -> str:
+    return "yes" if megabytes is None else f"{megabytes:,.1f} MB"
+
+
+def _scale(entry: DatasetEntry) -> str:
+    if entry.reference is None:
+        return "success rate" if entry.metric != "return" else "none"
+    scale = f"{entry.reference.minimum:.6g} / {entry.reference.maximum:.6g}"
+    return scale if entry.reference.holds_in(entry.environment) else f"none ({scale} in {entry.reference.environment})"
 
 
 @data_app.command("info")
 @examples(
     "offbench data info pendulum/medium-replay",
     "offbench data info cartpole/mixed --json",
+    "offbench data info hopper-medium-v2 --catalogue",
 )
 def data_info(
     dataset: Annotated[str, typer.Argument(help="An id, a file or a Minari folder.")],
     environment: Annotated[
         str | None, typer.Option("--environment", help="Gymnasium id, where the data name none.")
     ] = None,
+    catalogue: Annotated[
+        bool, typer.Option("--catalogue", help="Only what is known without the data: no download, no build.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Describe a dataset: sizes, spaces, episode ends, returns, fingerprint and where it comes from.
 
-    Built-in datasets are built first if they are not on this machine.
+    Built-in datasets are built first if they are not on this machine, others downloaded. What the catalogue says of a
+    dataset (addresses, licence, citation, caveats) needs neither: --catalogue.
     """
-    from offbench.datasets import load_dataset
+    from offbench.datasets import find_entry, load_dataset
 
+    entry = find_entry(dataset)
+    if catalogue:
+        _show_entry(dataset, entry, as_json)
+        return
     build_datasets([dataset])
     options = {} if environment is None else {"environment": environment}
     summary = load_dataset(dataset, **options).summary()
@@ -89,22 +141,68 @@ def data_info(
         return
     rows = [(key.replace("_", " "), value) for key, value in summary.items() if key != "details"]
     print_table(("", ""), rows)
+    for caveat in entry.caveats if entry is not None else ():
+        say(f"note: {caveat}", "yellow")
     say("how it was made: --json has it under `details`")
+
+
+def _show_entry(name: str, entry: DatasetEntry | None, as_json: bool) -> None:
+    from offbench.datasets import list_datasets
+    from offbench.errors import UnknownNameError
+
+    if entry is None:
+        raise UnknownNameError(
+            "dataset",
+            name,
+            [known.id for known in list_datasets()],
+            fix="`offbench data list` shows the catalogue; it knows no files",
+        )
+    if as_json:
+        print_json(entry.to_json())
+        return
+    reference = entry.reference
+    rows: list[tuple[str, object]] = [
+        ("id", entry.id),
+        ("collection", entry.collection),
+        ("what it is", entry.description),
+        ("environment", entry.environment or "none to evaluate in"),
+        ("time limit", entry.horizon),
+        ("metric", entry.metric),
+        ("score 0 / 100", _scale(entry)),
+        ("  they are from", reference.source if reference else None),
+        (
+            "  they hold in",
+            ", ".join(filter(None, (reference.environment, *reference.compatible))) if reference else None,
+        ),
+        ("episode cost", f"{entry.costs.minimum:g} to {entry.costs.maximum:g}" if entry.costs else None),
+        ("  thresholds", ", ".join(f"{limit:g}" for limit in entry.costs.thresholds) if entry.costs else None),
+        ("on this machine", entry.place if entry.cached else "no"),
+        ("size", _size(entry.megabytes) if entry.megabytes is not None else None),
+        *((f"file ({file.split})", " ".join((*file.urls, file.checksum or ""))) for file in entry.files),
+        ("licence", entry.licence),
+        ("citation", entry.citation),
+        *(("caveat", caveat) for caveat in entry.caveats),
+    ]
+    print_table(("", ""), [row for row in rows if row[1] is not None])
 
 
 @data_app.command("build")
 @examples(
     "offbench data build pendulum/medium-replay",
     "offbench data build pendulum/random cartpole/mixed --force",
+    "offbench data build cartpole/noisy --size 20000 --seed 1",
 )
 def data_build(
     datasets: Annotated[list[str] | None, typer.Argument(help="Ids of built-in datasets.")] = None,
     everything: Annotated[bool, typer.Option("--all", help="All built-in datasets.")] = False,
+    size: Annotated[int | None, typer.Option("--size", help="Transitions, if not the dataset's usual number.")] = None,
+    seed: Annotated[int | None, typer.Option("--seed", help="Of the data, if not 0.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Build again what is there already.")] = False,
 ) -> None:
     """Build built-in datasets into the cache by rolling their behaviour policies out.
 
     The same recipe gives the same data. Training builds what it needs by itself; this command does it beforehand.
+    A replay dataset of another seed than 0 is another training run, which takes minutes to hours.
     """
     from offbench.datasets.recipes import RECIPES, get_recipe
 
@@ -112,12 +210,14 @@ def data_build(
     if not names:
         raise SpecError("no dataset was named", "", f"give ids or --all; built-in: {', '.join(RECIPES)}")
     for name in names:
-        get_recipe(name)
-    for path in build_datasets(names, force=force):
+        get_recipe(name, size, seed)
+    for path in build_datasets(names, force=force, size=size, seed=seed):
         out().print(str(path), markup=False)
 
 
-def build_datasets(names: Sequence[str], *, force: bool = False) -> list[Path]:
+def build_datasets(
+    names: Sequence[str], *, force: bool = False, size: int | None = None, seed: int | None = None
+) -> list[Path]:
     """Build those of `names` that are built-in and not in the cache, showing progress; return their folders."""
     from offbench.datasets.recipes import RECIPES, build
 
@@ -125,26 +225,27 @@ def build_datasets(names: Sequence[str], *, force: bool = False) -> list[Path]:
     paths = []
     for name in [name for name in dict.fromkeys(names) if name in RECIPES]:
         with contextlib.ExitStack() as stack:
-            paths.append(build(name, force=force, progress=_BuildDisplay(name, console, stack)))
+            display = TaskDisplay(f"building {name}", console, stack)
+            paths.append(build(name, size=size, seed=seed, force=force, progress=display))
     return paths
 
 
-class _BuildDisplay:
-    """A progress bar on a terminal, one line elsewhere, and nothing for a dataset that is in the cache."""
+class TaskDisplay:
+    """A progress bar on a terminal, one line elsewhere, and nothing for a task that never reports progress."""
 
-    def __init__(self, name: str, console: Console, stack: contextlib.ExitStack) -> None:
-        self._name, self._console, self._stack = name, console, stack
+    def __init__(self, title: str, console: Console, stack: contextlib.ExitStack) -> None:
+        self._title, self._console, self._stack = title, console, stack
         self._bar: Progress | None = None
         self._started = False
 
-    def __call__(self, done: int, total: int) -> None:
+    def __call__(self, done: int, total: int | None) -> None:
         if not self._started:
             self._started = True
             if self._console.is_terminal:
                 columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn())
                 self._bar = self._stack.enter_context(Progress(*columns, console=self._console, transient=True))
-                self._bar.add_task(f"building {self._name}", total=total)
+                self._bar.add_task(self._title, total=total)
             else:
-                say(f"building {self._name}")
+                say(self._title)
         if self._bar is not None:
-            self._bar.update(self._bar.task_ids[0], completed=done)
+            self._bar.update(self._bar.task_ids[0], completed=done, total=total)

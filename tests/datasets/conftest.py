@@ -16,7 +16,9 @@ def _own_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("USERPROFILE", str(tmp_path / "home"))
     monkeypatch.setenv("OFFBENCH_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "minari"))
-    monkeypatch.delenv("D4RL_DATASET_DIR", raising=False)
+    monkeypatch.setenv("OFFBENCH_CONFIG", str(tmp_path / "config"))
+    for variable in ("D4RL_DATASET_DIR", "OFFBENCH_DATASETS", "OFFBENCH_REFERENCES", "OFFBENCH_OFFLINE"):
+        monkeypatch.delenv(variable, raising=False)
 
 
 @pytest.fixture(params=["hopper-medium-replay", "halfcheetah-medium"])
