@@ -14,8 +14,6 @@ from statistics import NormalDist
 import numpy as np
 
 _EXACT_PERMUTATION = 40  # pooled runs up to which all splits are counted: 20 against 20, 1.4e11 splits, in 0.1 s
-    32  # pooled runs up to which all splits are counted (16 against 16: 6e8 splits, 65,536 subset sums)
-)
 _EXACT_RANKS = 120  # pooled runs up to which rank sums are counted
 _CHUNK_ELEMENTS = 1 << 20
 
