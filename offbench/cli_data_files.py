@@ -136,19 +136,30 @@ def data_convert(
 
 @data_app.command("schema")
 @examples(
-    "offbench data schema my_logs.csv > schema.yaml",
+    "offbench data schema my_logs.csv",
+    "offbench data schema my_logs.csv -o schema.yaml",
 )
 def data_schema(
     file: Annotated[Path, typer.Argument(help="A CSV or Parquet file.")],
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Write it to this file.")] = None,
 ) -> None:
     """Print the schema that a table's column names suggest, as YAML, to be edited and given to --schema.
 
-    It says which columns are observations, actions, rewards, flags and episode numbers. Nothing is taken for granted:
-    read it before you use it.
+    It says which columns are observations, actions, rewards, flags and episode numbers. It is a suggestion: what was
+    guessed is marked, and nothing is read with it before you pass it on.
     """
     from offbench.datasets.tables import infer_schema
+    from offbench.errors import StorageError
 
-    out().print(infer_schema(file).to_yaml().rstrip(), markup=False)
+    text = infer_schema(file).to_yaml()
+    if output is None:
+        out().print(text.rstrip(), markup=False, soft_wrap=True)
+        return
+    try:
+        output.write_text(text, encoding="utf-8", newline="\n")
+    except OSError as error:
+        raise StorageError(f"cannot write {output}", str(error), "choose another folder") from error
+    out().print(str(output), markup=False)
 
 
 # --- Helpers ---
