@@ -20,6 +20,7 @@ from offbench.errors import UnknownNameError
 SCORES = Path(__file__).with_name("published_scores.csv")
 SOURCES = Path(__file__).with_name("published_sources.csv")
 NORMALIZED = "normalized score"
+REGRET = "cumulative regret (0-1, lower is better)"
 BEST = ("best", "best in part")
 
 _ALIASES = {

@@ -211,10 +211,15 @@ def _runs_under(root: Path) -> list[tuple[RunFolder, Any]]:
     return found
 
 
-def write_reports(root: str | Path, output: str | Path | None = None) -> dict[str, ReportFiles]:
+def write_reports(root: str | Path, output: str | Path | None = None, **options: Any) -> dict[str, ReportFiles]:
     """One report per study under `root`, in <root>/<study>/report (or below `output`).
 
     Runs that are not finished are named in the report as missing.
+
+    Args:
+        root: the folder that was given to `run` or `train`.
+        output: where to write, instead of beside the runs.
+        options: further ones of `offbench.write_report` (bold, spread, method, published, formats...).
 
     Raises:
         OffbenchError: there is nothing to report yet.
@@ -243,6 +248,7 @@ def write_reports(root: str | Path, output: str | Path | None = None) -> dict[st
             protocol=json.loads(protocols.pop()) if len(protocols) == 1 else None,
             datasets=_dataset_facts([spec for _, spec in members]),
             incomplete=[spec.title for folder, spec in members if folder.status()["state"] != "done"],
+            **options,
         )
     return reports
 

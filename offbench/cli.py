@@ -26,7 +26,7 @@ from offbench.cli_output import (
     print_table,
     say,
 )
-from offbench.cli_report import report
+from offbench.cli_report import compare, published, report
 from offbench.errors import RunError, SpecError
 
 if TYPE_CHECKING:
@@ -47,6 +47,8 @@ app.add_typer(data_app, name="data")
 app.add_typer(algorithms_app, name="algorithms")
 app.command("doctor")(doctor)
 app.command("report")(report)
+app.command("compare")(compare)
+app.command("published")(published)
 
 Root = Annotated[Path, typer.Option("--root", "-o", help="Folder for the runs and the report.")]
 Workers = Annotated[

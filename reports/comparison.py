@@ -17,7 +17,7 @@ from offbench.analysis.pairwise_tests import pairwise_tests
 from offbench.analysis.profiles import PerformanceProfile, performance_profile
 from offbench.analysis.ranks import RankComparison, friedman
 from offbench.reports.tables import Cell, TableRows, frame_table
-from offbench.reports.words import MISSING, decimals, interval, number
+from offbench.reports.words import decimals, interval, number, p_text
 
 MANY = 6  # algorithms; beyond, pairs are those of the best with the others
 
@@ -127,8 +127,3 @@ def _tests_table(frame: pd.DataFrame, table: ScoreTable) -> TableRows:
         row[4:6] = [Cell(p_text(float(p)), value=float(p)) for p in (record.p, record.p_corrected)]
     titles = ["dataset", "first", "second", "difference", "p", "p (Holm)", "winner"]
     return TableRows(titles, rows.rows, caption, frame)
-
-
-def p_text(p: float) -> str:
-    """A p-value as tables print it."""
-    return MISSING if math.isnan(p) else "< 0.001" if p < 0.001 else f"{p:.3f}"

@@ -1,13 +1,15 @@
-"""Published scores beside a user's own: the table of a report, one source a row, never pooled."""
+"""Published scores as tables: beside a user's own in a report, and by themselves; one source a row, never pooled."""
 
 from __future__ import annotations
 
 import math
 
+import pandas as pd
+
 from offbench.analysis import Notice, ScoreTable
-from offbench.analysis.published import published_sources
+from offbench.analysis.published import NORMALIZED, REGRET, published_sources
 from offbench.analysis.published_compare import MARGIN, beside_published
-from offbench.reports.tables import Cell, TableRows
+from offbench.reports.tables import Cell, TableRows, frame_table
 from offbench.reports.words import MISSING, interval, number
 
 MARKS = {
@@ -67,3 +69,53 @@ def published_table(table: ScoreTable) -> tuple[TableRows, list[Notice]]:
         text = f"No published score is known for {', '.join(missing)} on these datasets."
         notices.append(Notice("nothing-published", text))
     return TableRows(header, rows, CAPTION, beside), notices
+
+
+_LITERATURE = (
+    "Published numbers, mean ± spread as printed; the kind of spread differs between sources (--json names it). "
+    "Selection: which checkpoint was scored; best is chosen with the simulator."
+)
+
+
+def literature_table(rows: pd.DataFrame, kind: str) -> TableRows:
+    """Published numbers of one dataset (by algorithm) or one algorithm (by dataset), source by source.
+
+    Args:
+        rows: from `analysis.published.published_scores`. kind: "dataset" or "algorithm", which all rows share.
+    """
+    other = "algorithm" if kind == "dataset" else "dataset"
+    ordered = rows.sort_values([other, "condition", "source", "selection"], key=_order, kind="stable")
+    cells = []
+    for row in ordered.itertuples(index=False):
+        places = 3 if row.unit == REGRET else 1
+        known = math.isfinite(row.spread) and row.spread_kind != "unreliable"
+        spread = f" ± {number(row.spread, places)}" if known else ""
+        seeds = "" if row.seeds is pd.NA else f" ({row.seeds})"
+        remarks = [row.condition, row.version_doubt, row.unit if row.unit != NORMALIZED else ""]
+        remarks += ["copied" if row.origin == "copy" else "re-run" if row.origin == "re-run" else ""]
+        remarks += [f"tuned {row.tuning}" if row.tuning == "per dataset" else ""]
+        cells.append(
+            [
+                Cell(getattr(row, other)),
+                Cell(f"{number(row.mean, places)}{spread}{seeds}", value=row.mean),
+                Cell(row.selection),
+                Cell(row.source),
+                Cell("; ".join(filter(None, remarks))),
+            ]
+        )
+    return TableRows([other, "score (seeds)", "selection", "source", "remarks"], cells, _LITERATURE, ordered)
+
+
+def _order(column: pd.Series) -> pd.Series:
+    return column.str.lower() if column.dtype != "Int64" else column
+
+
+def disagreement_table(apart: pd.DataFrame, kind: str) -> TableRows:
+    """How far first-hand sources are apart; see `analysis.published.disagreement`."""
+    other = "algorithm" if kind == "dataset" else "dataset"
+    caption = (
+        "Range over first-hand sources (own runs and re-runs, no copies) on the same dataset version; offline: final "
+        "checkpoints, means of the last ones, or unstated."
+    )
+    columns = [other, "choice", "sources", "low", "high", "range"]
+    return frame_table(apart[apart["unit"] == NORMALIZED][columns], caption)

@@ -109,7 +109,8 @@ def write_report(
         bold, spread: see `tables.dataset_table`.
         published: set published scores beside the own ones.
         severity: column of `results` (or `frame`) that says how strongly data or environment were disturbed. The main
-            tables then hold each dataset at its lowest severity, and a figure shows scores against it.
+            tables then hold each dataset at its lowest severity (a `ScoreTable` must hold just that), and a figure
+            shows scores against it.
         formats: of the figures.
         frame: the rows behind a `ScoreTable`, if it has more columns than that keeps.
 
@@ -120,8 +121,9 @@ def write_report(
     rows = results if isinstance(results, pd.DataFrame) else frame
     disturbed = None
     if severity is not None and rows is not None:
-        disturbed, rows = split_by_severity(rows, severity)
-        results = rows
+        disturbed, lowest = split_by_severity(rows, severity)
+        if isinstance(results, pd.DataFrame):
+            results = rows = lowest
     table = results if isinstance(results, ScoreTable) else _score_table(results, metric, selection)
     if severity is not None:
         text = f"Tables hold each dataset at its lowest {severity}; all of them are in the robustness figure."

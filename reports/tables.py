@@ -138,7 +138,7 @@ def dataset_table(
         spread: what follows the mean; the caption says it.
         averages: add averages over the domains and over all datasets with normalized scores. An algorithm that
             lacks a dataset has no average over it.
-        domains: dataset -> domain; by default from the names.
+        domains: dataset -> domain; by default the table's column `domain`, else from the names.
         datasets: per dataset its facts; `behaviour_score` or `behaviour_return` (the mean of the policy that
             collected the data, in the unit of the dataset's scores) adds a column.
     """
@@ -254,6 +254,8 @@ def _groups(table: ScoreTable, domains: Mapping[str, str] | None) -> dict[str, l
     counts = table.seed_counts()
     complete = [algorithm for algorithm in table.algorithms if (counts.loc[names, algorithm] > 0).all()]
     shared = [name for name in names if (counts.loc[name] > 0).all()]
+    if domains is None and "domain" in table.rows:
+        domains = dict(zip(table.rows["dataset"], table.rows["domain"], strict=True))
     found = {name: members for name, members in domains_of(names, domains).items() if len(members) > 1}
     groups = {f"average, {name} ({len(members)})": members for name, members in found.items()}
     if any(len(members) == len(names) for members in found.values()):

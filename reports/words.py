@@ -52,3 +52,8 @@ def seeds_phrase(table: ScoreTable) -> str:
 def unit_phrase(unit: str) -> str:
     """A unit in words, with its scale where it is ours."""
     return {SCORE: "normalized scores (0–100)", RETURN: "raw returns (not normalized)"}.get(unit, unit)
+
+
+def p_text(p: float) -> str:
+    """A p-value as tables print it."""
+    return MISSING if math.isnan(p) else "< 0.001" if p < 0.001 else f"{p:.3f}"
