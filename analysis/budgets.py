@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from offbench.analysis.calibration import Method, require_method, stretch
 from offbench.analysis.score_checks import KEYS, ScoreError, require_columns, require_finite, some
 from offbench.analysis.scores import ScoreTable
 
@@ -28,7 +29,7 @@ class ExpectedPerformance:
         frame: budget, mean, std (over draws of settings), low, high (band over seeds; NaN without seeds), bias.
         replacement: whether a setting may be drawn twice.
         settings: number of settings. seeds_min, seeds_max: of a setting; 0 where only means are known.
-        level, reps: of the band. notes: what a reader has to be told.
+        method, level, reps: of the band. notes: what a reader has to be told.
     """
 
     frame: pd.DataFrame
@@ -36,6 +37,7 @@ class ExpectedPerformance:
     settings: int
     seeds_min: int
     seeds_max: int
+    method: str
     level: float
     reps: int
     notes: tuple[str, ...] = ()
@@ -58,6 +60,7 @@ def expected_online_performance(
     *,
     budgets: Sequence[int] | None = None,
     replacement: bool = True,
+    method: Method = "calibrated",
     level: float = 0.95,
     reps: int = 2000,
     seed: int = 0,
@@ -72,14 +75,15 @@ def expected_online_performance(
             [settings] holds means over seeds and gives no band.
         budgets: numbers of settings, 1 to S; by default all.
         replacement: see above.
-        level, reps, seed: of the band, which resamples seeds within each setting. The best of noisy means is
-            flattering: resampled means have more noise and a higher maximum. The mean excess of the replicates is
-            reported as `bias` (about as much as the estimate itself may flatter), and the band is moved down by it, so
-            that it belongs to the estimate.
+        method, level, reps, seed: of the band, which resamples seeds within each setting; "calibrated" widens it for
+            few seeds. The best of noisy means is flattering: resampled means have more noise and a higher maximum. The
+            mean excess of the replicates is reported as `bias` (about as much as the estimate itself may flatter), and
+            the band is moved down by it, so that it belongs to the estimate.
 
     Raises:
         ScoreError: no settings, a setting without scores, NaN, or a budget outside 1 to S.
     """
+    require_method(method, level)
     cells = _settings(settings)
     count = len(cells)
     sizes = np.array([cell.size for cell in cells])
@@ -103,10 +107,16 @@ def expected_online_performance(
         curves = replicates @ weights.T
         bias = curves.mean(axis=0) - expected
         low, high = np.percentile(curves, [50 - 50 * level, 50 + 50 * level], axis=0) - bias
+        if method == "calibrated":
+            # a setting's mean moves the curve by the weight of its place
+            places = np.argsort(np.argsort([cell.mean() for cell in cells], kind="stable"))
+            errors = np.array([cell.var(ddof=1) for cell in cells]) / sizes
+            factors = np.array([stretch(row[places] ** 2 * errors, sizes, level) for row in weights])
+            low, high = expected + (low - expected) * factors, expected + (high - expected) * factors
     columns = {"budget": wanted, "mean": expected, "std": std, "low": low, "high": high, "bias": bias}
     frame = pd.DataFrame(columns)
     fewest, most = (0, 0) if only_means else (int(sizes.min()), int(sizes.max()))
-    return ExpectedPerformance(frame, replacement, count, fewest, most, level, reps, tuple(notes))
+    return ExpectedPerformance(frame, replacement, count, fewest, most, method, level, reps, tuple(notes))
 
 
 def best_of_weights(count: int, budgets: Sequence[int] | np.ndarray, replacement: bool) -> np.ndarray:
@@ -132,6 +142,7 @@ def budget_table(
     score: str = "score",
     seed: str | None = None,
     replacement: bool = True,
+    method: Method = "calibrated",
     level: float = 0.95,
     reps: int = 2000,
     random_seed: int = 0,
@@ -160,7 +171,9 @@ def budget_table(
     for (a, d), part in tidy.groupby([algorithm, dataset], sort=False):
         cells = [group.to_numpy() for _, group in part.groupby(setting, sort=False)[score]]
         given: Settings = cells if seed else np.concatenate(cells)
-        found = expected_online_performance(given, replacement=replacement, level=level, reps=reps, seed=random_seed)
+        found = expected_online_performance(
+            given, replacement=replacement, method=method, level=level, reps=reps, seed=random_seed
+        )
         parts.append(found.frame.assign(algorithm=a, dataset=d, settings=found.settings))
     columns = ["algorithm", "dataset", "settings", "budget", "mean", "std", "low", "high", "bias"]
     return pd.concat(parts, ignore_index=True)[columns]
