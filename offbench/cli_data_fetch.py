@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -38,13 +37,13 @@ def data_prefetch(
     """
     from offbench.datasets.registry import prefetch
 
-    if offline:
-        os.environ["OFFBENCH_OFFLINE"] = "1"
+    if offline and force:
+        raise SpecError("--force and --offline exclude each other", "", "give one of them")
     console, rows = err(), []
     for name, split in _datasets_of(wanted):
         row: dict[str, Any] = {"dataset": name, "split": split, "place": None, "error": None}
         try:
-            if offline and not _is_here(name):
+            if offline and not _is_here(name, split):
                 raise DatasetError(f"{name} is not on this machine", "", f"offbench data prefetch {name}")
             if Path(name).exists():
                 row["place"] = str(Path(name))
@@ -109,7 +108,7 @@ def data_verify(
 @data_app.command("reference")
 @examples(
     "offbench data reference Pendulum-v1 --behaviour expert",
-    "offbench data reference Hopper-v5 --policy runs/my-study/policy --episodes 100",
+    "offbench data reference Hopper-v5 --policy runs/a/policy",
     "offbench data reference --show",
 )
 def data_reference(
@@ -200,8 +199,11 @@ def _datasets_of(wanted: list[str]) -> list[tuple[str, str]]:
     return list(dict.fromkeys(found))
 
 
-def _is_here(name: str) -> bool:
+def _is_here(name: str, split: str) -> bool:
     from offbench.datasets import find_entry
+    from offbench.datasets.catalog_files import find_place
 
     entry = find_entry(name)
-    return Path(name).exists() if entry is None else entry.cached
+    if entry is None:
+        return Path(name).exists()
+    return entry.cached if split == "train" else find_place(entry, split) is not None

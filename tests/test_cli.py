@@ -89,7 +89,7 @@ def test_data_list() -> None:
     assert {"pendulum/medium-replay", "hopper/medium", "cartpole/mixed"} <= {entry["id"] for entry in entries}
     assert {entry["family"] for entry in json.loads(call("data", "list", "cartpole", "--json").stdout)} == {"cartpole"}
     assert "cartpole/mixed" in call("data", "list", "cartpole").stdout
-    assert "did you mean 'cartpole'" in fails(2, "data", "list", "cartpol")
+    assert "did you mean 'cartpole'" in fails(2, "data", "list", "cartpolle")
 
 
 def test_data_build_and_info() -> None:
