@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import sys
 from dataclasses import dataclass
@@ -80,12 +81,15 @@ def root_options(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+    offline: Annotated[bool, typer.Option("--offline", help="Download nothing, as OFFBENCH_OFFLINE=1 does.")] = False,
 ) -> None:
     """Benchmark offline-RL algorithms and analyse the datasets that they learn from.
 
     A suite is datasets x algorithms x seeds. Running one trains what is missing, evaluates in real environments and
     writes a report; the same command resumes after any interruption and does nothing when all is done.
     """
+    if offline:
+        os.environ["OFFBENCH_OFFLINE"] = "1"  # worker processes inherit it
 
 
 @app.command()

@@ -164,3 +164,10 @@ def test_reference_command(served: str) -> None:
     assert json.loads(run("data", "reference", "--show", "--json").stdout) == both
     assert "no environment was named" in run("data", "reference", status=2).stderr
     assert "both given" in run("data", "reference", *arguments, "--policy", "x", status=2).stderr
+
+
+def test_offline_holds_for_every_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OFFBENCH_OFFLINE", "0")  # so that what --offline sets is undone after the test
+    result = run("--offline", "data", "info", "neorl2:Pipeline", status=1)
+    assert "OFFBENCH_OFFLINE forbids downloads" in result.stderr
+    assert "Pipeline-train.npz" in result.stderr
