@@ -1,6 +1,8 @@
 """Datasets of logged transitions: the Dataset type, readers and writers, the registry, recipes."""
 
+from offbench.datasets.column_cache import cache_entries, clear_cache
 from offbench.datasets.d4rl import read_d4rl
+from offbench.datasets.d4rl_write import write_d4rl
 from offbench.datasets.dataset import Dataset
 from offbench.datasets.download import cache_dir
 from offbench.datasets.dsrl import read_dsrl
@@ -11,6 +13,7 @@ from offbench.datasets.neorl2 import read_neorl2
 from offbench.datasets.npz import read_npz
 from offbench.datasets.ogbench import read_ogbench
 from offbench.datasets.ogbench_tasks import OGBenchTask
+from offbench.datasets.parquet_write import write_parquet
 from offbench.datasets.records import Provenance, Reference, TransformRecord
 from offbench.datasets.registry import DatasetEntry, find_entry, list_datasets, load_dataset
 from offbench.datasets.replay_buffer import from_replay_buffer
@@ -29,6 +32,8 @@ __all__ = [
     "TableSchema",
     "TransformRecord",
     "cache_dir",
+    "cache_entries",
+    "clear_cache",
     "detect_format",
     "find_entry",
     "from_frame",
@@ -48,5 +53,7 @@ __all__ = [
     "read_table",
     "space_from_json",
     "space_to_json",
+    "write_d4rl",
     "write_minari",
+    "write_parquet",
 ]

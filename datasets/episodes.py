@@ -106,7 +106,7 @@ def interleave(observations: Array, last_frames: Array, starts: Array, known: Ar
         first, last = np.searchsorted(starts, [block.start, block.stop - 1], side="right") - 1
         cut = np.clip(ends[first : last + 1], block.start, block.stop)
         frames[rows + np.repeat(before[first : last + 1], np.diff(cut, prepend=block.start))] = observations[block]
-    frames[(ends + before)[known]] = last_frames
+    frames[last_frame_index(starts, known, len(observations))] = last_frames
     return freeze(frames)
 
 
@@ -115,6 +115,12 @@ def step_frames(starts: Array, known: Array, rows: slice) -> Array:
     before = np.cumsum(known) - known
     numbers = np.arange(rows.start, rows.stop)
     return numbers + before[np.searchsorted(starts, numbers, side="right") - 1]
+
+
+def last_frame_index(starts: Array, known: Array, rows: int) -> Array:
+    """Return the frame index of the frame after each episode's last row, where it is known, of a dataset of `rows`."""
+    ends = np.append(starts[1:], rows)
+    return (ends + np.cumsum(known) - known)[known]
 
 
 def checked_starts(values: ArrayLike, ends: Array) -> Array:

@@ -10,10 +10,11 @@ from typing import Any
 
 from offbench.datasets.column_cache import cached_read
 from offbench.datasets.d4rl import read_d4rl, row_sizes
+from offbench.datasets.d4rl_write import DESCRIPTION
 from offbench.datasets.dataset import Dataset
 from offbench.datasets.dsrl import REQUIRED as DSRL_COLUMNS
 from offbench.datasets.dsrl import read_dsrl
-from offbench.datasets.hdf5_files import open_hdf5
+from offbench.datasets.hdf5_files import find_column, open_hdf5
 from offbench.datasets.minari_format import dataset_folder, read_minari
 from offbench.datasets.minari_write import DATA_FILE
 from offbench.datasets.neorl2 import REQUIRED as NEORL_COLUMNS
@@ -107,7 +108,7 @@ def detect_format(path: Path) -> str:
 def _of_hdf5(path: Path) -> str:
     with open_hdf5(path) as file:
         found = set(file)
-    return "dsrl" if found.issuperset(DSRL_COLUMNS) else "d4rl"
+    return "dsrl" if found.issuperset(DSRL_COLUMNS) and not _says_its_task(path) else "d4rl"
 
 
 def _of_npz(path: Path) -> str:
@@ -173,9 +174,15 @@ def task_options(entry: D4RLEntry) -> dict[str, Any]:
     return {name: value for name, value in known.items() if value is not None}
 
 
+def _says_its_task(path: Path) -> bool:
+    """Whether `write_d4rl` wrote the file, with the environment and all else that a name could suggest."""
+    with open_hdf5(path) as file:
+        return find_column(file, DESCRIPTION) is not None
+
+
 def _task_by_name(path: Path) -> D4RLEntry | None:
     """Return the D4RL entry that the name suggests, if the rows of the file have its sizes."""
     entry = entry_for_file_name(path.stem)
-    if entry is None or None in (entry.observation_size, entry.action_size):
+    if entry is None or None in (entry.observation_size, entry.action_size) or _says_its_task(path):
         return None
     return entry if row_sizes(path) == (entry.observation_size, entry.action_size) else None
