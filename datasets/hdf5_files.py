@@ -16,7 +16,7 @@ from offbench.datasets.file_limits import require_plausible_size
 from offbench.errors import DatasetError
 
 # What h5py raises for damaged files, besides OSError: names that are no text, sizes that overflow, missing links.
-FAILURES = (OSError, RuntimeError, KeyError, ValueError, TypeError, OverflowError, MemoryError, NotImplementedError)
+FAILURES = (OSError, RuntimeError, KeyError, ValueError, TypeError, OverflowError, MemoryError)
 MAXIMUM_LINKS = 16
 
 
