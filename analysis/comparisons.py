@@ -12,7 +12,7 @@ import itertools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -219,7 +219,7 @@ def _rliable_draws(
 
 
 def improvement_matrix(
-    scores: Scores, *, algorithms: Sequence[str] | None = None, datasets: Sequence[str] | None = None, **options: object
+    scores: Scores, *, algorithms: Sequence[str] | None = None, datasets: Sequence[str] | None = None, **options: Any
 ) -> pd.DataFrame:
     """Probability of improvement of every ordered pair, over the datasets that all of them share.
 
@@ -231,7 +231,7 @@ def improvement_matrix(
     """
     shared = shared_scores(scores, algorithms, datasets, common_scale=False)
     pairs = itertools.permutations(shared.algorithms, 2)
-    found = [probability_of_improvement(scores, a, b, datasets=_names(shared), **options) for a, b in pairs]  # type: ignore[arg-type]
+    found = [probability_of_improvement(scores, a, b, datasets=_names(shared), **options) for a, b in pairs]
     return _as_frame(found)
 
 
@@ -291,7 +291,7 @@ def differences(
     *,
     algorithms: Sequence[str] | None = None,
     datasets: Sequence[str] | None = None,
-    **options: object,
+    **options: Any,
 ) -> pd.DataFrame:
     """Difference of every pair, in the order of the input, over the datasets that all of them share.
 
@@ -303,7 +303,7 @@ def differences(
     """
     shared = shared_scores(scores, algorithms, datasets, common_scale=True)
     pairs = itertools.combinations(shared.algorithms, 2)
-    return _as_frame([difference(scores, a, b, metric, datasets=_names(shared), **options) for a, b in pairs])  # type: ignore[arg-type]
+    return _as_frame([difference(scores, a, b, metric, datasets=_names(shared), **options) for a, b in pairs])
 
 
 def compare(
@@ -323,10 +323,10 @@ def compare(
 
     Arguments are those of `difference`; all three use the same datasets.
     """
-    options = {"method": method, "level": level, "reps": reps, "seed": seed}
-    gap = difference(scores, first, second, metric, datasets=datasets, gamma=gamma, **options)  # type: ignore[arg-type]
+    options: dict[str, Any] = {"method": method, "level": level, "reps": reps, "seed": seed}
+    gap = difference(scores, first, second, metric, datasets=datasets, gamma=gamma, **options)
     shared = shared_scores(scores, [first, second], datasets, common_scale=True)
-    chance = probability_of_improvement(scores, first, second, datasets=_names(shared), **options)  # type: ignore[arg-type]
+    chance = probability_of_improvement(scores, first, second, datasets=_names(shared), **options)
     gaps = np.subtract(*shared.means().T)
     wins, losses = int((gaps > 0).sum()), int((gaps < 0).sum())
     return PairComparison(first, second, wins, len(gaps) - wins - losses, losses, gap, chance)

@@ -435,8 +435,10 @@ def steps_to_threshold(
         scores = _smooth(run["score"].to_numpy(np.float64)[None], smoothing)[0]
         above = scores >= goals[dataset]
         steps = run["step"].to_numpy(np.float64)
-        held = np.flatnonzero(np.convolve(above, np.ones(hold), mode="valid") >= hold) if above.size >= hold else []
-        reached = len(held) > 0
+        held = np.empty(0, dtype=np.int64)
+        if above.size >= hold:
+            held = np.flatnonzero(np.convolve(above, np.ones(hold), mode="valid") >= hold)
+        reached = held.size > 0
         records.append((algorithm, dataset, label, steps[held[0]] if reached else steps[-1], reached, goals[dataset]))
     runs = pd.DataFrame.from_records(records, columns=[*KEYS, "steps", "reached", "threshold"])
     ends = frame.groupby(KEYS, sort=False)["step"].max().groupby(level="dataset", sort=False).min()

@@ -152,7 +152,8 @@ def performance_profile(
             if compat is None:
                 draws = _draws(sizes, reps, np.random.default_rng(stream_seed(seed, name)))
             else:
-                draws = _rliable_draws(*shared.matrix(name).shape, reps, stream)
+                runs, tasks = shared.matrix(name).shape
+                draws = _rliable_draws(runs, tasks, reps, stream)
             low, high = _bootstrap_band(cells, thresholds, kind, draws, level)
         frame = {"algorithm": name, "tau": thresholds, "profile": profile, "low": low, "high": high}
         frames.append(pd.DataFrame(frame))

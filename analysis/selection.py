@@ -230,7 +230,7 @@ def selection_report(
         estimator, metric ("spearman", "kendall", "regret@3", "best@3", ...), definition, k (missing for correlations),
         value, low, high, policies, sentence.
     """
-    records = []
+    records: list[tuple[object, ...]] = []
     for name, numbers in estimates.items():
         x, y = _checked(numbers, values)
         index = np.random.default_rng(seed).integers(0, x.size, size=(reps, x.size))
