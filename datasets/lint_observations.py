@@ -11,6 +11,7 @@ from offbench.datasets.columns import Array
 from offbench.datasets.lint_checks import Hit, View, check, counted, named, spread_out
 
 JUMP = 6.0  # times the usual greatest error; clean MuJoCo and classic-control data stay below 4.5
+PLACEHOLDERS = np.array([-99, -999, -9999, -99999, 999, 9999, 99999, 999999, -1e10, 1e10], np.float32)
 BLOCK = 1 << 22  # numbers that a pass over all rows holds at once
 
 
@@ -201,8 +202,8 @@ def badly_scaled_column(view: View) -> Iterator[Hit]:
 @check(
     "extreme-values",
     "warning",
-    finds="single values lie more than 1,000 times as far out as 99 % of their column",
-    why="placeholders such as -999 or 1e10 for missing values, or a broken sensor, dominate every loss",
+    finds="single values lie more than 1,000 times as far out as 99 % of their column (placeholders such as -999: 20)",
+    why="placeholders for missing values, or a broken sensor, dominate every loss",
     fix="replace placeholders by real values or remove the rows",
     known="d3rlpy #255 (huge values in one column)",
 )
@@ -216,7 +217,9 @@ def extreme_values(view: View) -> Iterator[Hit]:
         sample = values[spread_out(np.arange(len(values)), 50_000)]
         low, middle, high = np.quantile(sample, (0.005, 0.5, 0.995), axis=0)
         width = high - low
-        far = (np.abs(values - middle) > 1000 * width) & (width > 0)
+        distance = np.abs(values - middle)
+        far = (distance > 1000 * width) | ((distance > 20 * width) & np.isin(values, PLACEHOLDERS))
+        far &= width > 0
         rows = np.flatnonzero(far.any(axis=1))
         if len(rows):
             where = f" {named(np.flatnonzero(far.any(axis=0)))}" if values.shape[1] > 1 else ""

@@ -73,7 +73,7 @@ def rewards_repeat(rewards: Array) -> bool:
 
 def _unexplained(inputs: Array, targets: Array) -> NDArray[np.float64]:
     """(absolute, squared) error on the second half of a ridge fit on the first, over the deviation from the mean."""
-    inputs = inputs.astype(np.float64)
+    inputs, targets = _without_extremes(inputs), _without_extremes(targets)
     scaled = np.clip((inputs - inputs.mean(axis=0)) / (inputs.std(axis=0) + 1e-9), -10, 10)
     parts = [np.ones((len(scaled), 1)), scaled, scaled**2]
     if scaled.shape[1] <= 25:
@@ -101,6 +101,12 @@ def _shifted_events(view: View) -> Iterator[Hit]:
     if late.mean() > 0.9:
         text = f"{int(late.sum()):,} of {len(rows):,} rewards fall on the first row after a terminated episode"
         yield Hit(text, rows[late], view.episodes_of(rows[late]), fix="move the rewards one row up")
+
+
+def _without_extremes(values: Array) -> NDArray[np.float64]:
+    """Values beyond the outer 0.1 % moved to them: one placeholder must not decide a fit."""
+    low, high = np.quantile(values, (0.001, 0.999), axis=0)
+    return np.clip(values, low, high).astype(np.float64)
 
 
 @check(

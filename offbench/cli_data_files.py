@@ -82,7 +82,9 @@ def data_card(
 
     data, entry = _load(dataset, environment, schema)
     folder = output or Path(f"card-{_slug(data.name)}")
-    files = write_card(data, folder, entry=entry)
+    arguments = [dataset if entry is not None else Path(dataset).name, *_options(environment, schema).items()]
+    shown = ", ".join(f'"{a}"' if isinstance(a, str) else f'{a[0]}="{a[1]}"' for a in arguments)
+    files = write_card(data, folder, entry=entry, call=f"offbench.load_dataset({shown})")
     if as_json:
         print_json(vars(files))
         return

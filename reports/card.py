@@ -29,7 +29,12 @@ class CardFiles:
 
 
 def write_card(
-    dataset: Dataset, folder: str | Path, *, entry: DatasetEntry | None = None, report: LintReport | None = None
+    dataset: Dataset,
+    folder: str | Path,
+    *,
+    entry: DatasetEntry | None = None,
+    report: LintReport | None = None,
+    call: str | None = None,
 ) -> CardFiles:
     """Write card.html (alone is enough), card.md and its two pictures to `folder`; existing ones are replaced.
 
@@ -38,11 +43,12 @@ def write_card(
         folder: made if it is not there.
         entry: what the catalogue knows (`offbench.datasets.find_entry`): licence, citation, address, caveats.
         report: of the lint; made here if it is not given.
+        call: Python that loads the dataset, to be shown.
 
     Raises:
         StorageError: the folder or a file cannot be written.
     """
-    card = card_of(dataset, entry=entry, report=report)
+    card = card_of(dataset, entry=entry, report=report, call=call)
     folder = Path(folder)
     pictures = {
         "returns.svg": histogram(card.returns, RETURNS, standalone=True),

@@ -64,13 +64,16 @@ class Card:
     report: LintReport
 
 
-def card_of(dataset: Dataset, *, entry: DatasetEntry | None = None, report: LintReport | None = None) -> Card:
+def card_of(
+    dataset: Dataset, *, entry: DatasetEntry | None = None, report: LintReport | None = None, call: str | None = None
+) -> Card:
     """Gather what a card says.
 
     Args:
         dataset: the dataset.
         entry: what the catalogue knows about it: description, licence, citation, address and caveats.
         report: of the lint; made here if it is not given.
+        call: Python that loads the dataset; by default `offbench.load_dataset(...)` of the entry's id or the name.
     """
     report = report if report is not None else lint_dataset(dataset, entry=entry)
     complete = dataset.episode_complete
@@ -93,7 +96,7 @@ def card_of(dataset: Dataset, *, entry: DatasetEntry | None = None, report: Lint
         rights=_rights(entry),
         returns=returns,
         lengths=lengths,
-        usage=_usage(dataset, entry),
+        usage=_usage(dataset, call or f'offbench.load_dataset("{entry.id if entry is not None else dataset.name}")'),
         report=report,
     )
 
@@ -258,10 +261,8 @@ def _rights(entry: DatasetEntry | None) -> Pairs:
     return [*pairs, ("address", entry.urls[0])] if entry is not None and entry.urls else pairs
 
 
-def _usage(dataset: Dataset, entry: DatasetEntry | None) -> str:
-    name = dataset.provenance.details.get("file", dataset.name) if entry is None else entry.id
-    check = f"dataset.fingerprint.startswith({dataset.fingerprint[:12]!r})"
-    return f'dataset = offbench.load_dataset("{name}")\nprint({check})'
+def _usage(dataset: Dataset, call: str) -> str:
+    return f"dataset = {call}\nprint(dataset.fingerprint.startswith({dataset.fingerprint[:12]!r}))"
 
 
 def _flat(details: Mapping[str, Any], prefix: str = "") -> Pairs:
