@@ -1,12 +1,14 @@
-"""Updates per second of BC, TD3+BC and IQL, by lanes and threads, beside CORL where a checkout of it is given.
+"""Updates per second of every algorithm, by lanes and threads, beside CORL where a checkout of it is given.
 
     python benchmarks/training_speed.py                       # offbench alone
     python benchmarks/training_speed.py --corl path/to/CORL   # with ratios, all in one run on one machine
 
-One update includes drawing its batch from 100,000 transitions of Hopper's sizes. Every variant is timed in rounds
-that take turns, so that a machine that slows down slows all of them; a figure is the median over rounds, and a ratio
-is the median over rounds of the ratio within a round. CORL's own files are loaded and run unchanged but for the
-widths of their layers; its imports of gym, d4rl, wandb and pyrallis are replaced by empty modules while they load.
+One update includes drawing its batch from 100,000 transitions of Hopper's sizes (of four actions where they are
+discrete). Hidden layers are as many as the algorithm's default has; SAC-N and EDAC have ten critics. Every variant is
+timed in rounds that take turns, so that a machine that slows down slows all of them; a figure is the median over
+rounds, and a ratio is the median over rounds of the ratio within a round. CORL's own files are loaded and run unchanged
+but for the widths of their layers; its imports of gym, d4rl, wandb, pyrallis and tqdm are replaced by empty modules
+while they load.
 """
 
 from __future__ import annotations
@@ -29,14 +31,23 @@ import gymnasium
 import numpy as np
 import torch
 
-from offbench.algorithms import get_algorithm
+from offbench.algorithms import algorithm_names, get_algorithm
 from offbench.algorithms.base import make_config
 from offbench.algorithms.batches import LaneSampler, Preprocessing, TransitionBuffer
 from offbench.algorithms.matmul import select_matmul
 from offbench.datasets import Dataset
 
 OBSERVATION, ACTION, TRANSITIONS = 11, 3, 100_000
-CORL_FILES = {"bc": "any_percent_bc", "td3_bc": "td3_bc", "iql": "iql"}
+# CORL's ReBRAC is written in JAX; its other algorithms are in torch.
+CORL_FILES = {
+    "bc": "any_percent_bc",
+    "td3_bc": "td3_bc",
+    "iql": "iql",
+    "awac": "awac",
+    "cql": "cql",
+    "sac_n": "sac_n",
+    "edac": "edac",
+}
 Step = Callable[[], object]
 
 
@@ -53,12 +64,20 @@ def random_data() -> dict[str, np.ndarray]:
 
 def ours(name: str, width: int, batch: int, lanes: int, device: str) -> Step:
     """One update of all lanes, its batch included."""
-    data = random_data()
-    space = gymnasium.spaces.Box(-1.0, 1.0, (ACTION,))
+    data, algorithm_class = random_data(), get_algorithm(name)
+    space: gymnasium.Space[Any] = gymnasium.spaces.Box(-1.0, 1.0, (ACTION,))
+    if "continuous" not in algorithm_class.requires.actions:
+        space = gymnasium.spaces.Discrete(4)
+        data["actions"] = np.random.default_rng(1).integers(0, 4, TRANSITIONS)
     dataset = Dataset.from_arrays(**data, truncated=np.zeros(TRANSITIONS, bool), action_space=space, name="random")
-    algorithm_class = get_algorithm(name)
-    config = make_config(algorithm_class.config_class, {"hidden": (width, width)})
-    buffer = TransitionBuffer(dataset, algorithm_class.requires, Preprocessing(), device)
+    default = algorithm_class.config_class()
+    widths = {
+        field: (width,) * len(getattr(default, field))
+        for field in ("hidden", "critic_hidden")
+        if hasattr(default, field)
+    }
+    config = make_config(algorithm_class.config_class, widths)
+    buffer = TransitionBuffer(dataset, algorithm_class.needs(config), Preprocessing(), device)
     seeds = list(range(lanes))
     algorithm = algorithm_class([config] * lanes, buffer.space, seeds, device)
     sampler = LaneSampler(buffer, seeds, batch, algorithm.noise_spec(batch))
@@ -74,8 +93,9 @@ def ours(name: str, width: int, batch: int, lanes: int, device: str) -> Step:
 
 def load_corl(checkout: Path, name: str) -> types.ModuleType:
     """CORL's file of an algorithm as a module."""
-    stand_ins = {module: types.ModuleType(module) for module in ("gym", "d4rl", "wandb", "pyrallis")}
+    stand_ins = {module: types.ModuleType(module) for module in ("gym", "d4rl", "wandb", "pyrallis", "tqdm")}
     stand_ins["gym"].Env = object  # type: ignore[attr-defined]
+    stand_ins["tqdm"].trange = range  # type: ignore[attr-defined]
     stand_ins["pyrallis"].wrap = lambda *a, **k: lambda function: function  # type: ignore[attr-defined]
     file = checkout / "algorithms" / "offline" / f"{CORL_FILES[name]}.py"
     module = types.ModuleType(f"corl_{name}")
@@ -130,6 +150,19 @@ def corl(checkout: Path, name: str, width: int, batch: int) -> Step:
         actor = made(module.Actor(OBSERVATION, ACTION, 1.0))
         critics = [made(module.Critic(OBSERVATION, ACTION)) for _ in range(2)]
         trainer = module.TD3_BC(1.0, *actor, *critics[0], *critics[1], device="cpu")
+    elif name == "awac":
+        actor, *critics = (made(net(OBSERVATION, ACTION, width)) for net in (module.Actor, *[module.Critic] * 2))
+        trainer = module.AdvantageWeightedActorCritic(*actor, *critics[0], *critics[1])
+        return lambda: trainer.update(buffer.sample(batch))
+    elif name in ("sac_n", "edac"):
+        actor = made(module.Actor(OBSERVATION, ACTION, width))
+        critic = made(module.VectorizedCritic(OBSERVATION, ACTION, width, 10))
+        trainer = (module.EDAC if name == "edac" else module.SACN)(*actor, *critic)
+        return lambda: trainer.update(buffer.sample(batch))
+    elif name == "cql":
+        critics = [made(module.FullyConnectedQFunction(OBSERVATION, ACTION)) for _ in range(2)]
+        actor = made(module.TanhGaussianPolicy(OBSERVATION, ACTION, 1.0))
+        trainer = module.ContinuousCQL(*critics[0], *critics[1], *actor, -ACTION, bc_steps=0)
     else:
         actor = made(module.GaussianPolicy(OBSERVATION, ACTION, 1.0))
         critic, value = made(module.TwinQ(OBSERVATION, ACTION)), made(module.ValueFunction(OBSERVATION))
@@ -171,7 +204,7 @@ def main() -> None:
     """Measure and print; with --json also write every round."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--corl", type=Path, help="folder of a CORL checkout to compare with")
-    parser.add_argument("--algorithms", nargs="+", default=list(CORL_FILES), choices=list(CORL_FILES))
+    parser.add_argument("--algorithms", nargs="+", default=algorithm_names(), choices=algorithm_names())
     parser.add_argument("--sizes", nargs="+", default=["256x256", "64x64"], help="width x batch size")
     parser.add_argument("--lanes", nargs="+", type=int, default=[1, 5, 20])
     parser.add_argument("--threads", nargs="+", type=int, default=sorted({1, os.cpu_count() or 1}))
@@ -202,7 +235,7 @@ def main() -> None:
             for threads in arguments.threads:
                 torch.set_num_threads(threads)
                 variants: dict[str, tuple[Step, int, str]] = {}
-                if arguments.corl:
+                if arguments.corl and name in CORL_FILES:
                     step = corl(arguments.corl, name, width, batch)
                     variants["CORL"] = (step, 1, "highest")
                     if chosen != "highest":
@@ -225,7 +258,7 @@ def main() -> None:
 
 def line(row: dict[str, Any]) -> str:
     """One row for people."""
-    name = f"{row['algorithm']:7}{row['size']:9}{row['threads']} thread{'s' if row['threads'] > 1 else ' '}"
+    name = f"{row['algorithm']:13}{row['size']:9}{row['threads']} thread{'s' if row['threads'] > 1 else ' '}"
     text = f"{name}  {row['variant']:20}{statistics.median(row['rounds']):9.0f}"
     for baseline in ("CORL", "CORL, same matmul"):
         ratios = row.get(f"times {baseline}")
