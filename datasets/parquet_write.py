@@ -118,7 +118,7 @@ def _write(dataset: Dataset, path: Path, compression: str) -> None:
     try:
         types = [part for field in fields.values() for part in field.types()]
         kind = pa.list_(pa.from_numpy_dtype(dataset.observations.dtype))
-    except pa.ArrowNotImplementedError as error:
+    except pa.ArrowException as error:
         raise DatasetError("a column has a type that Parquet cannot store", str(error), "convert it first") from error
     metadata = {
         "schema": SCHEMA,
