@@ -189,9 +189,7 @@ def _reference(
         )
     compatible = tuple(str(name) for name in fields.get("compatible", ()))
     try:
-        return Reference(
-            **{"environment": environment, "horizon": horizon, **fields, "compatible": compatible}  # type: ignore[arg-type]
-        )
+        return Reference(**{"environment": environment, "horizon": horizon, **fields, "compatible": compatible})
     except (TypeError, ValueError, DatasetError) as error:
         raise SpecError(f"the reference of {place} is not usable", str(error)) from error
 

@@ -74,7 +74,7 @@ def test_every_entry_is_complete_and_consistent() -> None:
         if entry.reference is not None:
             assert entry.reference.source
             assert entry.reference.environment, entry.id
-            assert entry.reference.horizon in (entry.horizon, 100, None), entry.id
+            assert entry.collection == "minari" or entry.reference.horizon == entry.horizon, entry.id
         if entry.costs is not None:
             assert entry.costs.minimum < entry.costs.maximum
             assert len(entry.costs.thresholds) == 3
@@ -167,13 +167,13 @@ def test_the_table_equals_an_installed_d4rl() -> None:
 def test_environments_exist_with_the_time_limit_of_the_table() -> None:
     """Gymnasium and Gymnasium-Robotics register what the catalogue says policies are evaluated in."""
     robotics = pytest.importorskip("gymnasium_robotics")
-    pytest.importorskip("minigrid")
     gymnasium.register_envs(robotics)
     for entry in shipped_entries().values():
         if entry.environment is None or entry.collection not in ("d4rl", "minari"):
             continue
         limit = gymnasium.spec(entry.environment).max_episode_steps
-        assert entry.horizon in (None, limit), (entry.id, limit)
+        # Minari recorded people's demonstrations with longer limits than those of the environment's id.
+        assert entry.horizon == limit or any("longer time limit" in caveat for caveat in entry.caveats), entry.id
 
 
 @pytest.mark.parametrize("name", ["door-human-v1", "minari:D4RL/hammer/expert-v2", "minari:D4RL/pen/cloned-v2"])
