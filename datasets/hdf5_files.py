@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -97,6 +98,47 @@ def read_column(column: h5py.Dataset) -> Array:
     return freeze(array)
 
 
+def read_small_column(group: h5py.h5g.GroupID, name: str, path: Path) -> Array:
+    """Read the column at the path `name` below `group`: `read_column` for files of thousands of small columns.
+
+    It goes through h5py's low level, which takes half the time; what refuses links is the same.
+
+    Raises:
+        KeyError: there is no such column.
+        DatasetError: the values are stored in another file, or would not fit in memory.
+    """
+    parts = name.split("/")
+    for depth in range(1, len(parts) + 1):
+        _require_hard_link(group, "/".join(parts[:depth]), path)
+    column = h5py.h5d.open(group, name.encode())
+    properties = column.get_create_plist()
+    if properties.get_layout() == h5py.h5d.VIRTUAL or properties.get_external_count():
+        raise _elsewhere(name, path, "values stored outside")
+    dtype, shape = column.dtype, column.shape
+    if dtype.kind not in "biuf":
+        return np.asarray(h5py.Dataset(column)[()])
+    require_plausible_size(path, name, math.prod(shape) * dtype.itemsize, column.get_storage_size())
+    array = np.empty(shape, dtype)
+    if array.size:
+        column.read(h5py.h5s.ALL, h5py.h5s.ALL, array)
+    return array
+
+
+def open_small_group(group: h5py.h5g.GroupID, name: str, path: Path) -> h5py.h5g.GroupID:
+    """Open a group through h5py's low level; KeyError if it is not there, DatasetError if it is in another file."""
+    _require_hard_link(group, name, path)
+    return h5py.h5g.open(group, name.encode())
+
+
+def _require_hard_link(group: h5py.h5g.GroupID, name: str, path: Path) -> None:
+    try:
+        kind = group.links.get_info(name.encode()).type
+    except RuntimeError as error:
+        raise KeyError(name) from error
+    if kind != h5py.h5l.TYPE_HARD:
+        raise _elsewhere(name, path, "another place")
+
+
 def _require_written(column: h5py.Dataset, stored: int, path: Path) -> None:
     """HDF5 shows rows that were never written as zeros; a recording that stopped half-way looks like data."""
     if column.chunks:
@@ -113,8 +155,12 @@ def _require_written(column: h5py.Dataset, stored: int, path: Path) -> None:
 
 
 def _outside(item: h5py.Group | h5py.Dataset, name: str | None, where: str) -> DatasetError:
+    return _elsewhere(name, Path(item.file.filename), where)
+
+
+def _elsewhere(name: str | None, path: Path, where: str) -> DatasetError:
     return DatasetError(
-        f"{name!r} in {item.file.filename} is a link to another file, {where!r}",
+        f"{name!r} in {path} is a link to another file, {where!r}",
         "a dataset file may not read other files of this machine",
         "copy the column into the file",
     )

@@ -19,6 +19,8 @@ from offbench.datasets.columns import Array
 from offbench.datasets.minari_images import decode_images, is_image_space
 from offbench.errors import DatasetError
 
+# What pyarrow and NumPy raise for damaged files and for columns of another type than the space says.
+FAILURES = (pa.ArrowException, OSError, ValueError, KeyError, TypeError, IndexError, AttributeError, MemoryError)
 COLUMNS = ("observations", "actions", "rewards", "terminations", "truncations")
 
 
@@ -36,24 +38,42 @@ def read_arrow_columns(
         DatasetError: an episode is missing or damaged, or its number of rows is not its steps + 1.
     """
     for index in range(episodes):
-        table = _read_table(folder / str(index), data_format)
-        missing = [name for name in COLUMNS if name not in table.column_names]
-        if missing:
-            raise DatasetError(f"episode {index} in {folder} lacks {', '.join(missing)}")
-        _check_rows(folder / str(index), index, table.num_rows)
-        columns = {name: _one_array(table.column(name)) for name in table.column_names}
-        steps = table.num_rows - 1
-        infos: dict[str, Array] = {}
-        if "infos" in columns:
-            _collect_infos(columns["infos"], "", infos)
-        yield {
-            "observations": _decode(columns["observations"], observation_space, jpeg),
-            "actions": _decode(columns["actions"].slice(0, steps), action_space, jpeg),
-            "rewards": _numbers(columns["rewards"].slice(0, steps)),
-            "terminated": _numbers(columns["terminations"].slice(0, steps)),
-            "truncated": _numbers(columns["truncations"].slice(0, steps)),
-            "infos": infos,
-        }
+        try:
+            yield _read_episode(folder, data_format, index, observation_space, action_space, jpeg)
+        except FAILURES as error:
+            raise DatasetError(
+                f"episode {index} in {folder} does not hold what metadata.json says",
+                f"{type(error).__name__}: {error}",
+                "download or copy the dataset again",
+            ) from error
+
+
+def _read_episode(
+    folder: Path,
+    data_format: str,
+    index: int,
+    observation_space: spaces.Space[Any],
+    action_space: spaces.Space[Any],
+    jpeg: bool,
+) -> dict[str, Any]:
+    table = _read_table(folder / str(index), data_format)
+    missing = [name for name in COLUMNS if name not in table.column_names]
+    if missing:
+        raise DatasetError(f"episode {index} in {folder} lacks {', '.join(missing)}")
+    _check_rows(folder / str(index), index, table.num_rows)
+    columns = {name: _one_array(table.column(name)) for name in table.column_names}
+    steps = max(0, table.num_rows - 1)
+    infos: dict[str, Array] = {}
+    if "infos" in columns:
+        _collect_infos(columns["infos"], "", infos)
+    return {
+        "observations": _decode(columns["observations"], observation_space, jpeg),
+        "actions": _decode(columns["actions"].slice(0, steps), action_space, jpeg),
+        "rewards": _numbers(columns["rewards"].slice(0, steps)),
+        "terminated": _numbers(columns["terminations"].slice(0, steps)),
+        "truncated": _numbers(columns["truncations"].slice(0, steps)),
+        "infos": infos,
+    }
 
 
 def _read_table(episode: Path, data_format: str) -> pa.Table:
@@ -66,9 +86,12 @@ def _read_table(episode: Path, data_format: str) -> pa.Table:
         )
     try:
         if data_format == "parquet":
-            return pa.concat_tables([pq.read_table(part, partitioning=None) for part in parts])
-        return pa.concat_tables([pa.ipc.open_file(part).read_all() for part in parts])
-    except (pa.ArrowException, OSError) as error:
+            table = pa.concat_tables([pq.read_table(part, partitioning=None) for part in parts])
+        else:
+            table = pa.concat_tables([pa.ipc.open_file(part).read_all() for part in parts])
+        table.validate(full=True)  # a damaged offset would be read beyond the end of its buffer
+        return table
+    except FAILURES as error:
         raise DatasetError(
             f"{episode} is damaged or incomplete", str(error), "download or copy the dataset again"
         ) from error
@@ -80,7 +103,7 @@ def _check_rows(episode: Path, index: int, rows: int) -> None:
         steps = json.loads((episode / "metadata.json").read_text(encoding="utf-8")).get("total_steps", rows - 1)
     except FileNotFoundError:
         return
-    except ValueError as error:
+    except (ValueError, AttributeError, OSError) as error:
         raise DatasetError(f"{episode / 'metadata.json'} is damaged", str(error)) from error
     if rows != steps + 1:
         raise DatasetError(
@@ -104,7 +127,7 @@ def _decode(array: pa.Array, space: spaces.Space[Any], jpeg: bool) -> Any:
     if isinstance(space, spaces.Tuple):
         return [_decode(_field(array, str(i)), part, jpeg) for i, part in enumerate(space.spaces)]
     if jpeg and is_image_space(space):
-        return decode_images(array.to_pylist())
+        return decode_images(array.to_pylist(), space.shape)
     if pa.types.is_fixed_size_list(array.type):
         # flatten() honours a slice's offset; `.values` would not.
         return _numbers(array.flatten()).reshape(len(array), *(space.shape or ()))
@@ -112,7 +135,10 @@ def _decode(array: pa.Array, space: spaces.Space[Any], jpeg: bool) -> Any:
 
 
 def _field(array: pa.StructArray, name: str) -> pa.Array:
-    return array.flatten()[array.type.get_field_index(name)]
+    index = array.type.get_field_index(name)
+    if index < 0:
+        raise KeyError(f"there is no {name!r} in {array.type}")
+    return array.flatten()[index]
 
 
 def _collect_infos(array: pa.StructArray, prefix: str, infos: dict[str, Array]) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,15 +20,27 @@ from gymnasium import spaces
 
 from offbench.datasets.columns import Array, freeze
 from offbench.datasets.dataset import Dataset
-from offbench.datasets.hdf5_files import open_hdf5
+from offbench.datasets.description import restore_origin
+from offbench.datasets.hdf5_files import find, open_hdf5, open_small_group, read_small_column
 from offbench.datasets.minari_arrow import read_arrow_columns
 from offbench.datasets.minari_images import decode_images, is_image_space
 from offbench.datasets.minari_write import DATA_FILE, EXTRA_COLUMNS, METADATA_KEY, write_minari
-from offbench.datasets.records import Provenance, Reference, TransformRecord
-from offbench.datasets.spaces import environment_facts, flat_space, flatten_batch, space_from_json
+from offbench.datasets.records import Provenance, Reference
+from offbench.datasets.spaces import (
+    choose_keys,
+    environment_facts,
+    flat_action_space,
+    flat_space,
+    flatten_actions,
+    flatten_batch,
+    space_from_json,
+)
 from offbench.errors import DatasetError
 
 __all__ = ["dataset_folder", "minari_root", "read_minari", "write_minari"]
+
+
+GOAL = "desired_goal"  # the key of goal environments, https://robotics.farama.org
 
 
 @dataclass(frozen=True)
@@ -45,7 +57,7 @@ class _Episode:
 
 @dataclass(frozen=True)
 class _Header:
-    """What metadata.json says, parsed once."""
+    """What metadata.json says, parsed once; `observation_space` lies at `path` in `stored_space`, which is read."""
 
     metadata: dict[str, Any]
     id: str
@@ -54,6 +66,8 @@ class _Header:
     environment_options: dict[str, Any]
     horizon: int | None
     observation_space: spaces.Space[Any]
+    stored_space: spaces.Space[Any]
+    path: tuple[str, ...]
     action_space: spaces.Space[Any]
     jpeg: bool
 
@@ -77,18 +91,23 @@ def read_minari(
     *,
     environment: str | None = None,
     reference: Reference | None = None,
+    observation_keys: Sequence[str] | None = None,
     name: str | None = None,
 ) -> Dataset:
     """Read a Minari dataset from its folder.
 
     Dict and Tuple observations are flattened by the rule of `gymnasium.spaces.flatten`, so policies act in
-    `gymnasium.wrappers.FlattenObservation(env)`. Info columns that every episode has, as numbers with one row per
-    step, are kept; others are listed in the provenance.
+    `gymnasium.wrappers.FlattenObservation(env)`, for chosen keys of
+    `gymnasium.wrappers.FilterObservation(env, observation_keys)`. The key `desired_goal` of goal environments also
+    becomes the column `goals`. Dict and Tuple actions are flattened by `spaces.flat_action_space`. Info columns that
+    every episode has, as numbers with one row per step, are kept; others are listed in the provenance.
 
     Args:
         path: the dataset's folder (the one with `data/`) or its `data` folder.
         environment: Gymnasium id to evaluate in; defaults to the stored evaluation environment.
         reference: of the normalized score; defaults to the stored reference scores, if there are any.
+        observation_keys: of Dict observations, read only these, e.g. ["observation", "desired_goal"]; "arm/joint" is a
+            key in a Dict in it. They are flattened in the order of the space; a single plain one keeps its shape.
         name: defaults to the dataset's id.
 
     Raises:
@@ -101,15 +120,25 @@ def read_minari(
             "there is no data/metadata.json",
             "pass the folder <root>/<namespace>/<name>-v<k> of the dataset",
         )
-    header = _read_header(folder)
+    header = _read_header(folder, observation_keys)
+    # Refuses spaces that have no flat form before anything is read.
+    observation_space, action_space = flat_space(header.observation_space), flat_action_space(header.action_space)
     stored = header.metadata.get(METADATA_KEY) or {}
-    frames, rows, infos, skipped = _join(list(_read_episodes(folder, header)), header)
+    try:
+        frames, rows, infos, skipped = _join(list(_read_episodes(folder, header)), header)
+        origin = restore_origin(stored) if stored else {}
+        lengths = rows.pop("lengths")
+        last_known = np.ones(len(lengths), dtype=np.bool_)
+        last_known[np.asarray(stored.get("unknown_last", []), dtype=np.int64)] = False
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError, MemoryError) as error:
+        raise DatasetError(
+            f"the episodes of {header.id} do not fit what metadata.json says",
+            f"{type(error).__name__}: {error}",
+            "download or copy the dataset again",
+        ) from error
     extras = {
         field: infos.pop(f"{METADATA_KEY}/{field}") for field in EXTRA_COLUMNS if f"{METADATA_KEY}/{field}" in infos
     }
-    lengths = rows.pop("lengths")
-    last_known = np.ones(len(lengths), dtype=np.bool_)
-    last_known[np.asarray(stored.get("unknown_last", []), dtype=np.int64)] = False
     if not last_known.all():
         keep = np.ones(len(frames), dtype=np.bool_)
         keep[(np.cumsum(lengths + 1) - 1)[~last_known]] = False
@@ -121,35 +150,38 @@ def read_minari(
         details["environment_options"] = header.environment_options
     if isinstance(header.observation_space, (spaces.Dict, spaces.Tuple)):
         details["flattened_observations"] = str(header.observation_space)
-    provenance = Provenance(f"minari:{header.id}", details)
-    if "provenance" in stored:
-        provenance = _restore_provenance(stored["provenance"])
+    if isinstance(header.action_space, (spaces.Dict, spaces.Tuple)):
+        details["flattened_actions"] = str(header.action_space)
+    if observation_keys is not None:
+        details["observation_keys"] = list(observation_keys)
+    provenance = origin.get("provenance") or Provenance(f"minari:{header.id}", details)
     return Dataset(
         observations=freeze(frames),
         episode_starts=freeze(np.cumsum(lengths) - lengths),
         last_known=freeze(last_known),
-        observation_space=flat_space(header.observation_space),
-        action_space=header.action_space,
-        environment=environment or stored.get("environment") or header.environment,
-        reference=reference or _reference(header, stored),
+        observation_space=observation_space,
+        action_space=action_space,
+        environment=environment or origin.get("environment") or header.environment,
+        reference=reference or origin.get("reference") or _reference(header),
         provenance=provenance,
-        name=name or stored.get("name") or header.id,
+        name=name or origin.get("name") or header.id,
         infos=infos,
-        **rows,
-        **extras,
+        **{**rows, **extras},
     )
 
 
-def _read_header(folder: Path) -> _Header:
+def _read_header(folder: Path, keys: Sequence[str] | None) -> _Header:
     path = folder / "metadata.json"
     try:
         metadata = json.loads(path.read_text(encoding="utf-8"))
         episodes, data_id = int(metadata["total_episodes"]), str(metadata["dataset_id"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        training, evaluation = (_environment(metadata.get(key)) for key in ("env_spec", "eval_env_spec"))
+        if not isinstance(metadata.get(METADATA_KEY) or {}, dict):
+            raise TypeError(f"{METADATA_KEY} is no object")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DatasetError(
             f"cannot read {path}", f"{type(error).__name__}: {error}", "download or copy the dataset again"
         ) from error
-    training, evaluation = (_environment(metadata.get(key)) for key in ("env_spec", "eval_env_spec"))
     environment = evaluation or training or {}
     if "observation_space" in metadata and "action_space" in metadata:
         observation_space = space_from_json(metadata["observation_space"])
@@ -160,6 +192,15 @@ def _read_header(folder: Path) -> _Header:
         observation_space, action_space = facts.observation_space, facts.action_space
     else:
         raise DatasetError(f"{path} names neither spaces nor an environment", "", "download the dataset again")
+    stored_space, path_in_space = observation_space, []
+    if keys is not None:
+        chosen: spaces.Space[Any] = choose_keys(observation_space, keys)
+        goal = _goal_space(observation_space)
+        stored_space = spaces.Dict({**chosen.spaces, **({GOAL: goal} if goal is not None else {})})
+        while len(keys) == 1 and isinstance(chosen, spaces.Dict) and len(chosen.spaces) == 1:
+            path_in_space.append(next(iter(chosen.spaces)))
+            chosen = chosen.spaces[path_in_space[-1]]
+        observation_space = chosen
     return _Header(
         metadata=metadata,
         id=data_id,
@@ -168,6 +209,8 @@ def _read_header(folder: Path) -> _Header:
         environment_options=environment.get("kwargs") or {},
         horizon=environment.get("max_episode_steps"),
         observation_space=observation_space,
+        stored_space=stored_space,
+        path=tuple(path_in_space),
         action_space=action_space,
         jpeg=bool(metadata.get("jpeg_encoding", True)),
     )
@@ -185,21 +228,22 @@ def _environment(spec: str | None) -> dict[str, Any] | None:
     return parsed if isinstance(parsed, dict) and parsed.get("id") else None
 
 
-def _reference(header: _Header, stored: Mapping[str, Any]) -> Reference | None:
-    if stored.get("reference"):
-        fields = dict(stored["reference"])
-        return Reference(**{**fields, "compatible": tuple(fields.get("compatible", ()))})
+def _goal_space(space: spaces.Space[Any]) -> spaces.Box | None:
+    """Return the space of the desired goal of a goal environment's observations, if there is one."""
+    found = space.spaces.get(GOAL) if isinstance(space, spaces.Dict) else None
+    return found if isinstance(found, spaces.Box) else None
+
+
+def _reference(header: _Header) -> Reference | None:
     low, high = (header.metadata.get(key) for key in ("ref_min_score", "ref_max_score"))
     if low is None or high is None:
         return None
-    return Reference(
-        float(low), float(high), f"metadata of Minari dataset {header.id}", header.environment, header.horizon
-    )
-
-
-def _restore_provenance(stored: Mapping[str, Any]) -> Provenance:
-    transforms = tuple(TransformRecord(**record) for record in stored["transforms"])
-    return Provenance(stored["source"], stored["details"], transforms)
+    try:
+        return Reference(
+            float(low), float(high), f"metadata of Minari dataset {header.id}", header.environment, header.horizon
+        )
+    except (TypeError, ValueError) as error:
+        raise DatasetError(f"the reference scores of {header.id} are no numbers: {low!r}, {high!r}") from error
 
 
 def _read_episodes(folder: Path, header: _Header) -> Iterator[_Episode]:
@@ -210,7 +254,7 @@ def _read_episodes(folder: Path, header: _Header) -> Iterator[_Episode]:
         return (
             _Episode(**columns)
             for columns in read_arrow_columns(
-                folder, data_format, header.episodes, header.observation_space, header.action_space, header.jpeg
+                folder, data_format, header.episodes, header.stored_space, header.action_space, header.jpeg
             )
         )
     raise DatasetError(f"{folder} uses the unknown Minari format {data_format!r}", "", "known: hdf5, arrow, parquet")
@@ -223,18 +267,18 @@ def _read_hdf5(path: Path, header: _Header) -> Iterator[_Episode]:
     time, and the names of the infos are taken from the first episode.
     """
     with open_hdf5(path) as file:
-        info_names = _info_names(file.get("episode_0/infos"))
+        info_names = _info_names(find(file, "episode_0/infos"))
         for index in range(header.episodes):
             try:
-                group = h5py.h5g.open(file.id, f"episode_{index}".encode())
+                group = open_small_group(file.id, f"episode_{index}", path)
                 yield _Episode(
-                    observations=_decode(group, "observations", header.observation_space, header.jpeg),
-                    actions=_decode(group, "actions", header.action_space, header.jpeg),
-                    rewards=_read_array(group, "rewards"),
-                    terminated=_read_array(group, "terminations"),
-                    truncated=_read_array(group, "truncations"),
+                    observations=_decode(group, "observations", header.stored_space, header.jpeg, path),
+                    actions=_decode(group, "actions", header.action_space, header.jpeg, path),
+                    rewards=read_small_column(group, "rewards", path),
+                    terminated=read_small_column(group, "terminations", path),
+                    truncated=read_small_column(group, "truncations", path),
                     infos={
-                        name: _read_array(group, f"infos/{name}")
+                        name: read_small_column(group, f"infos/{name}", path)
                         for name in info_names
                         if index == 0 or f"infos/{name}".encode() in group
                     },
@@ -247,36 +291,25 @@ def _read_hdf5(path: Path, header: _Header) -> Iterator[_Episode]:
                 ) from error
 
 
-def _info_names(group: h5py.Group | None) -> list[str]:
+def _info_names(group: h5py.Group | h5py.Dataset | None) -> list[str]:
     names: list[str] = []
 
     def visit(name: str, item: h5py.Dataset | h5py.Group) -> None:
         if isinstance(item, h5py.Dataset):
             names.append(name)
 
-    if group is not None:
+    if isinstance(group, h5py.Group):
         group.visititems(visit)
     return names
 
 
-def _read_array(group: h5py.h5g.GroupID, name: str) -> Array:
-    column = h5py.h5d.open(group, name.encode())
-    dtype = column.dtype
-    if dtype.kind not in "biuf":
-        return np.asarray(h5py.Dataset(column)[()])
-    array = np.empty(column.shape, dtype)
-    if array.size:
-        column.read(h5py.h5s.ALL, h5py.h5s.ALL, array)
-    return array
-
-
-def _decode(group: h5py.h5g.GroupID, name: str, space: spaces.Space[Any], jpeg: bool) -> Any:
+def _decode(group: h5py.h5g.GroupID, name: str, space: spaces.Space[Any], jpeg: bool, path: Path) -> Any:
     if isinstance(space, spaces.Dict):
-        return {key: _decode(group, f"{name}/{key}", part, jpeg) for key, part in space.spaces.items()}
+        return {key: _decode(group, f"{name}/{key}", part, jpeg, path) for key, part in space.spaces.items()}
     if isinstance(space, spaces.Tuple):
-        return [_decode(group, f"{name}/_index_{i}", part, jpeg) for i, part in enumerate(space.spaces)]
-    values = _read_array(group, name)
-    return decode_images(values) if jpeg and is_image_space(space) else values
+        return [_decode(group, f"{name}/_index_{i}", part, jpeg, path) for i, part in enumerate(space.spaces)]
+    values = read_small_column(group, name, path)
+    return decode_images(values, space.shape) if jpeg and is_image_space(space) else values
 
 
 def _join(episodes: list[_Episode], header: _Header) -> tuple[Array, dict[str, Array], dict[str, Array], list[str]]:
@@ -285,29 +318,34 @@ def _join(episodes: list[_Episode], header: _Header) -> tuple[Array, dict[str, A
         raise DatasetError(f"Minari dataset {header.id} has no episodes")
     lengths = np.asarray([len(episode.rewards) for episode in episodes], dtype=np.int64)
     frames: list[Array] = []
+    actions: list[Array] = []
     for index, episode in enumerate(episodes):
-        observations = flatten_batch(header.observation_space, episode.observations)
-        _check_episode(index, episode, observations, header)
-        frames.append(observations)
+        frames.append(flatten_batch(header.observation_space, _inner(episode.observations, header.path)))
+        actions.append(flatten_actions(header.action_space, episode.actions))
+        _check_episode(index, episode, frames[-1], actions[-1], header)
     rows = {
         field: freeze(np.concatenate([getattr(episode, field) for episode in episodes]))
-        for field in ("actions", "rewards", "terminated", "truncated")
+        for field in ("rewards", "terminated", "truncated")
     }
-    rows["lengths"] = lengths
+    rows |= {"actions": freeze(np.concatenate(actions)), "lengths": lengths}
+    if _goal_space(header.stored_space) is not None:
+        goals = [episode.observations[GOAL][:steps] for episode, steps in zip(episodes, lengths, strict=True)]
+        rows["goals"] = freeze(np.concatenate(goals))
     infos, skipped = _join_infos(episodes, lengths)
     return np.concatenate(frames), rows, infos, skipped
 
 
-def _check_episode(index: int, episode: _Episode, observations: Array, header: _Header) -> None:
+def _inner(values: Any, path: Sequence[str]) -> Any:
+    for key in path:
+        values = values[key]
+    return values
+
+
+def _check_episode(index: int, episode: _Episode, observations: Array, actions: Array, header: _Header) -> None:
     steps = len(episode.rewards)
     where = f"episode {index} of {header.id}"
     if steps == 0:
         raise DatasetError(f"{where} has no steps", "", "remove it from the dataset")
-    if isinstance(episode.actions, (dict, list)):
-        raise DatasetError(
-            f"{where} has {type(header.action_space).__name__} actions",
-            "algorithms act in Box, Discrete, MultiDiscrete or MultiBinary spaces",
-        )
     if len(observations) != steps + 1:
         raise DatasetError(
             f"{where} has {len(observations)} observations for {steps} steps, expected {steps + 1}",
@@ -315,8 +353,8 @@ def _check_episode(index: int, episode: _Episode, observations: Array, header: _
             + ("; some old datasets lack it" if len(observations) == steps else ""),
             "download a newer version of the dataset (for example -v1 instead of -v0)",
         )
-    for field in ("actions", "terminated", "truncated"):
-        count = len(getattr(episode, field))
+    for field, column in (("actions", actions), ("terminated", episode.terminated), ("truncated", episode.truncated)):
+        count = len(column)
         if count != steps:
             raise DatasetError(f"{where} has {count} {field} for {steps} rewards", "", "download it again")
     ends = np.asarray(episode.terminated, bool) | np.asarray(episode.truncated, bool)

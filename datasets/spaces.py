@@ -7,7 +7,7 @@ key "type" and the fields of that space, nested under "subspaces" for Dict and T
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,7 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from offbench.errors import DatasetError
+from offbench.errors import DatasetError, UnknownNameError
 
 SUPPORTED = ("Box", "Discrete", "MultiDiscrete", "MultiBinary", "Dict", "Tuple", "Text")
 
@@ -35,7 +35,7 @@ def space_from_json(text: str | Mapping[str, Any]) -> spaces.Space[Any]:
     try:
         description = json.loads(text) if isinstance(text, str) else text
         return _build(description)
-    except (json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, AssertionError, OverflowError, RecursionError) as error:
         reason = f"field {error} is missing" if isinstance(error, KeyError) else str(error)
         raise DatasetError(
             "cannot read the description of a space", reason, "check the dataset's metadata.json"
@@ -172,16 +172,52 @@ def flat_space(space: spaces.Space[Any]) -> spaces.Space[Any]:
 
 
 def _require_numeric(space: spaces.Space[Any]) -> None:
-    if isinstance(space, (spaces.Dict, spaces.Tuple)):
-        parts = space.spaces.values() if isinstance(space, spaces.Dict) else space.spaces
-        for part in parts:
-            _require_numeric(part)
-    elif isinstance(space, spaces.Text):
+    text = [path for path, leaf in _named_leaves(space, "") if isinstance(leaf, spaces.Text)]
+    if text:
+        others = [path for path, leaf in _named_leaves(space, "") if not isinstance(leaf, spaces.Text)]
         raise DatasetError(
-            "a composite observation holds text",
+            f"a composite observation holds text: {', '.join(text)}",
             "text has no numeric form that algorithms could use",
-            "encode the text as numbers before making the dataset",
+            f"leave it out with observation_keys={others}, or encode the text as numbers before making the dataset",
         )
+
+
+def _named_leaves(space: spaces.Space[Any], path: str) -> Iterator[tuple[str, spaces.Space[Any]]]:
+    """Yield the plain spaces inside `space` with their keys joined by "/"."""
+    if isinstance(space, (spaces.Dict, spaces.Tuple)):
+        parts = space.spaces.items() if isinstance(space, spaces.Dict) else enumerate(space.spaces)
+        for key, part in parts:
+            yield from _named_leaves(part, f"{path}/{key}" if path else str(key))
+    else:
+        yield path, space
+
+
+def choose_keys(space: spaces.Space[Any], keys: Sequence[str]) -> spaces.Dict:
+    """Return the part of a Dict space that `keys` name, in the order of the space.
+
+    Args:
+        keys: such as "observation", or "arm/joint" for a Dict in a Dict.
+
+    Raises:
+        UnknownNameError: there is no such key.
+        DatasetError: the space is no Dict, or no key is given.
+    """
+    if not isinstance(space, spaces.Dict) or not keys:
+        raise DatasetError(
+            f"no keys can be chosen from {type(space).__name__} observations" if keys else "observation_keys is empty",
+            "observation_keys chooses keys of Dict observations",
+            "leave it out",
+        )
+    chosen: dict[str, spaces.Space[Any]] = {}
+    heads = [key.partition("/") for key in keys]
+    for head, _, _ in heads:
+        if head not in space.spaces:
+            raise UnknownNameError("observation key", head, space.spaces)
+    for key, part in space.spaces.items():
+        rests = [rest for head, _, rest in heads if head == key]
+        if rests:
+            chosen[key] = part if "" in rests else choose_keys(part, rests)
+    return spaces.Dict(chosen)
 
 
 def flatten_batch(space: spaces.Space[Any], values: Any) -> NDArray[Any]:
@@ -193,6 +229,63 @@ def flatten_batch(space: spaces.Space[Any], values: Any) -> NDArray[Any]:
     if not isinstance(space, (spaces.Dict, spaces.Tuple)):
         return np.asarray(values)
     return np.concatenate(_leaves(space, values), axis=1).astype(np.float32, copy=False)
+
+
+def flat_action_space(space: spaces.Space[Any]) -> spaces.Space[Any]:
+    """Return the space of the action column for `space`: Dict and Tuple become one flat space.
+
+    Parts that are all Box become a Box, in the order of `gymnasium.spaces.flatten`, so that
+    `gymnasium.spaces.unflatten(space, action)` is what the environment takes; parts that are all Discrete,
+    MultiDiscrete or MultiBinary become a MultiDiscrete in the same order. Other spaces are returned as they are.
+
+    Raises:
+        DatasetError: numbers and choices are mixed, or a part is of another kind.
+    """
+    if not isinstance(space, (spaces.Dict, spaces.Tuple)):
+        return space
+    leaves = [leaf for _, leaf in _named_leaves(space, "")]
+    if leaves and all(isinstance(leaf, spaces.Box) for leaf in leaves):
+        low, high = (np.concatenate([getattr(leaf, side).reshape(-1) for leaf in leaves]) for side in ("low", "high"))
+        return spaces.Box(low.astype(np.float32), high.astype(np.float32), dtype=np.float32)
+    choices = [_choices(leaf) for leaf in leaves]
+    if not choices or any(part is None for part in choices):
+        raise DatasetError(
+            f"actions of the space {space} cannot be flattened",
+            "algorithms act in numbers (Box) or in choices (Discrete, MultiDiscrete, MultiBinary), not in both at once",
+            "make the dataset from arrays, with the actions that are to be learned",
+        )
+    sizes, starts = (np.concatenate([part[i] for part in choices if part is not None]) for i in (0, 1))
+    return spaces.MultiDiscrete(sizes, start=starts)
+
+
+def _choices(space: spaces.Space[Any]) -> tuple[NDArray[Any], NDArray[Any]] | None:
+    """Return (number of choices, first choice) of each entry; None for another kind of space."""
+    if isinstance(space, spaces.Discrete):
+        return np.array([space.n]), np.array([space.start])
+    if isinstance(space, spaces.MultiDiscrete):
+        return space.nvec.reshape(-1), space.start.reshape(-1)
+    if isinstance(space, spaces.MultiBinary):
+        size = int(np.prod(space.shape))
+        return np.full(size, 2), np.zeros(size, np.int64)
+    return None
+
+
+def flatten_actions(space: spaces.Space[Any], values: Any) -> NDArray[Any]:
+    """Flatten stored actions of `space` to [T, size] as `flat_action_space` does; plain ones pass through."""
+    if not isinstance(space, (spaces.Dict, spaces.Tuple)):
+        return np.asarray(values)
+    columns = [np.asarray(column) for column in _plain_leaves(space, values)]
+    return np.concatenate([column.reshape(len(column), -1) for column in columns], axis=1)
+
+
+def _plain_leaves(space: spaces.Space[Any], values: Any) -> list[Any]:
+    if isinstance(space, spaces.Dict):
+        _require_type(values, Mapping, space)
+        return [leaf for key, part in space.spaces.items() for leaf in _plain_leaves(part, values[key])]
+    if isinstance(space, spaces.Tuple):
+        _require_type(values, Sequence, space)
+        return [leaf for part, value in zip(space.spaces, values, strict=True) for leaf in _plain_leaves(part, value)]
+    return [values]
 
 
 def _leaves(space: spaces.Space[Any], values: Any) -> list[NDArray[Any]]:

@@ -10,14 +10,16 @@ from typing import Any
 import h5py
 import minari
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from gymnasium import spaces
 from gymnasium.spaces import Box, Discrete
 from minari.data_collector.episode_buffer import EpisodeBuffer
 
 from offbench.datasets import Dataset, Reference, read_d4rl, read_minari, write_minari
-from offbench.datasets.spaces import flat_space
-from offbench.errors import DatasetError
+from offbench.datasets.spaces import flat_space, space_to_json
+from offbench.errors import DatasetError, UnknownNameError
 
 pytestmark = pytest.mark.filterwarnings("ignore:`:UserWarning:minari", "ignore:env_spec is None:UserWarning")
 
@@ -57,7 +59,7 @@ def stack(space: spaces.Space[Any], samples: list[Any]) -> Any:
         return {key: stack(part, [sample[key] for sample in samples]) for key, part in space.spaces.items()}
     if isinstance(space, spaces.Tuple):
         return tuple(stack(part, [sample[i] for sample in samples]) for i, part in enumerate(space.spaces))
-    return np.stack(samples)
+    return samples if isinstance(space, spaces.Text) else np.stack(samples)
 
 
 def create(
@@ -387,3 +389,172 @@ def test_a_flag_inside_an_episode_is_named() -> None:
     episodes[2].terminations[3] = True
     with pytest.raises(DatasetError, match=r"episode 2 of tests/made-v0 is terminated or truncated at step 3 of 7"):
         read_minari(create("hdf5", *SPACES["box"], episodes=episodes))
+
+
+GOAL_SPACE = spaces.Dict(
+    {
+        "observation": Box(-1, 1, (4,)),
+        "achieved_goal": Box(-1, 1, (2,), np.float64),
+        "desired_goal": Box(-1, 1, (2,), np.float64),
+        "arm": spaces.Dict({"joint": Box(-1, 1, (2, 3)), "mode": Discrete(3)}),
+    }
+)
+
+
+def columns_of(name: str) -> np.ndarray:
+    """A column of the observations that Minari itself reads, without each episode's last frame."""
+    episodes = list(minari.load_dataset("tests/made-v0"))
+    return np.concatenate([episode.observations[name][:-1] for episode in episodes])
+
+
+@pytest.mark.parametrize("data_format", FORMATS)
+def test_chosen_keys_and_the_goal(data_format: str) -> None:
+    folder = create(data_format, GOAL_SPACE, Box(-1, 1, (2,)))
+    goals = columns_of("desired_goal").astype(np.float32)
+    whole = read_minari(folder)
+    assert whole.observation_space == flat_space(GOAL_SPACE)
+    assert whole.goals is not None
+    np.testing.assert_array_equal(whole.goals, goals)
+    # The order is that of the space, in which gymnasium sorts the keys: what FilterObservation and Flatten give.
+    dataset = read_minari(folder, observation_keys=["observation", "desired_goal"])
+    expected = np.concatenate([goals, columns_of("observation")], axis=1)
+    np.testing.assert_array_equal(dataset.step_observations, expected)
+    assert dataset.observation_space == Box(-1, 1, (6,))
+    assert dataset.provenance.details["observation_keys"] == ["observation", "desired_goal"]
+    alone = read_minari(folder, observation_keys=["observation"])
+    np.testing.assert_array_equal(alone.step_observations, columns_of("observation"))
+    assert alone.goals is not None
+    np.testing.assert_array_equal(alone.goals, goals)
+    assert alone.observation_space == Box(-1, 1, (4,))
+    joint = read_minari(folder, observation_keys=["arm/joint"])
+    assert joint.observations.shape[1:] == (2, 3)
+    arm = read_minari(folder, observation_keys=["arm"])
+    assert arm.observations.shape[1:] == (9,)
+    goal = read_minari(folder, observation_keys=["desired_goal"])
+    np.testing.assert_array_equal(goal.step_observations, goals)
+
+
+def test_keys_that_are_not_there() -> None:
+    folder = create("hdf5", GOAL_SPACE, Box(-1, 1, (2,)))
+    with pytest.raises(UnknownNameError, match="did you mean 'observation'"):
+        read_minari(folder, observation_keys=["observations"])
+    with pytest.raises(DatasetError, match="observation_keys is empty"):
+        read_minari(folder, observation_keys=[])
+    with pytest.raises(DatasetError, match="no keys can be chosen from Box observations"):
+        read_minari(folder, observation_keys=["observation/x"])
+    plain = create_again("hdf5", *SPACES["box"])
+    with pytest.raises(DatasetError, match="no keys can be chosen from Box observations"):
+        read_minari(plain, observation_keys=["x"])
+
+
+def create_again(data_format: str, *created: spaces.Space[Any]) -> Path:
+    """Replace the dataset that `create` made."""
+    minari.delete_dataset("tests/made-v0")
+    return create(data_format, *created)
+
+
+def test_text_is_left_out_when_other_keys_are_chosen() -> None:
+    space = spaces.Dict({"image": Box(0, 255, (3, 3), np.uint8), "mission": spaces.Text(5), "way": Discrete(4)})
+    folder = create("hdf5", space, Discrete(3))
+    with pytest.raises(DatasetError, match=r"holds text: mission[\s\S]*observation_keys=\['image', 'way'\]"):
+        read_minari(folder)
+    assert read_minari(folder, observation_keys=["image", "way"]).observations.shape[1:] == (13,)
+    assert read_minari(folder, observation_keys=["image"]).observations.dtype == np.uint8
+
+
+@pytest.mark.parametrize("data_format", FORMATS)
+def test_composite_actions(data_format: str) -> None:
+    numbers = spaces.Dict({"turn": Box(-1, 1, (2,)), "push": Box(0, 3, (1,), np.float64)})
+    dataset = read_minari(create(data_format, Box(-1, 1, (3,)), numbers))
+    episodes = list(minari.load_dataset("tests/made-v0"))
+    rows = [at(episode.actions, t) for episode in episodes for t in range(len(episode.rewards))]
+    expected = np.stack([spaces.flatten(numbers, row) for row in rows])
+    np.testing.assert_allclose(dataset.actions, expected.astype(np.float32))
+    assert dataset.action_space == Box(np.array([0, -1, -1], np.float32), np.array([3, 1, 1], np.float32))
+    again = spaces.unflatten(numbers, dataset.actions[3])
+    np.testing.assert_allclose(again["turn"], rows[3]["turn"], rtol=1e-6)
+    choices = spaces.Tuple([Discrete(3, start=1), spaces.MultiDiscrete([2, 4]), spaces.MultiBinary(2)])
+    dataset = read_minari(create_again(data_format, Box(-1, 1, (3,)), choices))
+    assert dataset.action_space == spaces.MultiDiscrete([3, 2, 4, 2, 2], start=[1, 0, 0, 0, 0])
+    episodes = list(minari.load_dataset("tests/made-v0"))
+    first = at(episodes[0].actions, 0)
+    assert dataset.actions[0].tolist() == [first[0], *first[1], *first[2]]
+
+
+def test_actions_that_mix_numbers_and_choices_are_refused() -> None:
+    mixed = spaces.Dict({"turn": Box(-1, 1, (2,)), "gear": Discrete(3)})
+    with pytest.raises(DatasetError, match="not in both at once"):
+        read_minari(create("hdf5", Box(-1, 1, (3,)), mixed))
+
+
+@pytest.mark.parametrize("data_format", ["arrow", "parquet"])
+def test_episodes_in_several_record_batches_and_parts(data_format: str) -> None:
+    """What `update_dataset` and other writers make: Minari's own reader takes one batch for one episode."""
+    folder = create(data_format, *SPACES["box"])
+    expected = read_minari(folder).fingerprint
+    part = next((folder / "data" / "2").glob(f"*.{data_format}"))
+    table = pq.read_table(part) if data_format == "parquet" else pa.ipc.open_file(part).read_all()
+    if data_format == "parquet":
+        pq.write_table(table, part, row_group_size=3)
+    else:
+        with pa.ipc.new_file(part, table.schema) as writer:
+            for batch in table.to_batches(max_chunksize=3):
+                writer.write_batch(batch)
+    assert read_minari(folder).fingerprint == expected
+    part.unlink()
+    for index, piece in enumerate((table.slice(0, 5), table.slice(5))):
+        target = part.with_name(f"part-{index}.{data_format}")
+        if data_format == "parquet":
+            pq.write_table(piece, target)
+        else:
+            with pa.ipc.new_file(target, table.schema) as writer:
+                writer.write_table(piece)
+    assert read_minari(folder).fingerprint == expected
+
+
+def test_images_of_another_size_are_named() -> None:
+    space = Box(0, 255, (40, 36, 3), np.uint8)
+    folder = create("hdf5", space, Discrete(3))
+    path = folder / "data" / "metadata.json"
+    metadata = json.loads(path.read_text())
+    metadata["observation_space"] = space_to_json(Box(0, 255, (36, 40, 3), np.uint8))
+    path.write_text(json.dumps(metadata))
+    with pytest.raises(DatasetError, match=r"image of \(36, 40\), not of shape \(36, 40, 3\)"):
+        read_minari(folder)
+
+
+def test_links_out_of_the_file_are_refused(tmp_path: Path) -> None:
+    folder = write_minari(small_dataset(), tmp_path, "x-v0")
+    other = write_minari(small_dataset(), tmp_path, "y-v0") / "data" / "main_data.hdf5"
+    for name in ("episode_1", "episode_1/rewards"):
+        shutil.rmtree(folder)
+        write_minari(small_dataset(), tmp_path, "x-v0")
+        with h5py.File(folder / "data" / "main_data.hdf5", "a") as file:
+            del file[name]
+            file[name] = h5py.ExternalLink(str(other), f"/{name}")
+        with pytest.raises(DatasetError, match="is a link to another file"):
+            read_minari(folder)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"total_episodes": "many"},
+        {"total_episodes": 10**12},
+        {"total_episodes": -1},
+        {"env_spec": "{"},
+        {"ref_min_score": "low", "ref_max_score": 1},
+        {"ref_min_score": 2, "ref_max_score": 1},
+        {"offbench": [1]},
+        {"offbench": {"provenance": 3}},
+        {"action_space": 3},
+        {"observation_space": '{"type": "Discrete", "n": -4}'},
+        {"data_format": "zarr"},
+    ],
+)
+def test_metadata_that_make_no_sense_are_named(tmp_path: Path, change: dict[str, Any]) -> None:
+    folder = write_minari(small_dataset(), tmp_path, "x-v0")
+    path = folder / "data" / "metadata.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    with pytest.raises(DatasetError):
+        read_minari(folder)
