@@ -1,32 +1,32 @@
-"""Behaviour policies of the built-in datasets, in NumPy, and rolling them out in a Gymnasium environment.
+"""Behaviour policies of the built-in datasets, in NumPy.
 
 The trained policies are small networks that `train_behaviours.py` exported to `behaviours/<env>.safetensors`;
-`behaviours/behaviours.json` says how each was trained and what it reaches. Playing them needs neither torch
-nor Stable-Baselines3.
+`behaviours/behaviours.json` says how each was trained and what it reaches. Playing them needs no torch.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Generator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-import gymnasium
 import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
-from offbench.errors import DatasetError, MissingExtraError, UnknownNameError
+from offbench.datasets.waypoints import WaypointController
+from offbench.errors import DatasetError, UnknownNameError
 
 BEHAVIOURS = Path(__file__).parent / "behaviours"
-LOG_STD_RANGE = (-20.0, 2.0)  # Stable-Baselines3 clips the SAC actor's log standard deviation to this range
+LOG_STD_RANGE = (-20.0, 2.0)  # of the actor's log standard deviation, as in Stable-Baselines3
 
-Activation = Literal["relu", "tanh"]
+Activation = Literal["relu", "selu", "tanh"]
+SELU_SCALE, SELU_ALPHA = np.float32(1.0507009873554805), np.float32(1.6732632423543772)  # Klambauer et al. 2017
 Float = NDArray[np.float32]
 
 
@@ -63,9 +63,16 @@ class Network:
         """Features [E, H] of the last hidden layer, for observations [E, D]."""
         hidden = observations.astype(np.float32)
         for weight, bias in self.layers:
-            hidden = hidden @ weight.T + bias
-            hidden = np.maximum(hidden, 0) if self.activation == "relu" else np.tanh(hidden)
+            hidden = _activate(hidden @ weight.T + bias, self.activation)
         return hidden
+
+
+def _activate(values: Float, activation: Activation) -> Float:
+    if activation == "relu":
+        return np.maximum(values, 0)
+    if activation == "tanh":
+        return np.tanh(values)
+    return SELU_SCALE * np.where(values > 0, values, SELU_ALPHA * np.expm1(np.minimum(values, 0)))
 
 
 @dataclass(frozen=True)
@@ -158,9 +165,14 @@ def snapshot_of(environment: str, role: str) -> str:
 
 
 def behaviour_digest(environment: str, role: str) -> str:
-    """SHA-256 hex of what defines a behaviour: the weights of its snapshot ("random" has none)."""
+    """SHA-256 hex of what defines a behaviour: the weights of its snapshot ("random" and controllers have none).
+
+    The role "training" is the log of the training run.
+    """
     digest = hashlib.sha256(environment.encode())
-    if role != "random":
+    if role == "training":
+        digest.update((BEHAVIOURS / log_file(environment)).read_bytes())
+    elif role != "random" and behaviour_record(environment)["file"] is not None:
         for name, array in sorted(_snapshot_tensors(environment, snapshot_of(environment, role)).items()):
             digest.update(name.encode() + array.tobytes())
     return digest.hexdigest()
@@ -191,9 +203,13 @@ def make_policy(
     random = UniformRandom(action_space)
     if role == "random":
         return random
-    tensors = _snapshot_tensors(environment, snapshot_of(environment, role))
-    activation = behaviour_record(environment)["network"]["activation"]
-    policy = build_policy(tensors, activation, action_space, stochastic)
+    snapshot, network = snapshot_of(environment, role), behaviour_record(environment)["network"]
+    policy: Policy
+    if network["kind"] == "waypoints":
+        policy = WaypointController.of(environment)
+    else:
+        tensors = _snapshot_tensors(environment, snapshot)
+        policy = build_policy(tensors, network["activation"], action_space, stochastic)
     return EpsilonMixture(policy, random, epsilon) if epsilon > 0 else policy
 
 
@@ -226,81 +242,17 @@ def _snapshot_tensors(environment: str, snapshot: str) -> dict[str, NDArray[Any]
 
 @cache
 def load_tensors(environment: str) -> dict[str, NDArray[Any]]:
-    """All tensors shipped for `environment`: "<snapshot>/<tensor>" and "check/..." (see `sb3_check`)."""
-    return load_file(BEHAVIOURS / behaviour_record(environment)["file"])
+    """All tensors shipped for `environment`: "<snapshot>/<tensor>" and "check/..." (see `torch_check`).
 
-
-@dataclass(frozen=True)
-class Episode:
-    """One finished episode of T steps; observations [T+1, ...] include the one after the last step."""
-
-    observations: NDArray[Any]
-    actions: NDArray[Any]
-    rewards: NDArray[np.float64]
-    terminated: NDArray[np.bool_]
-    truncated: NDArray[np.bool_]
-
-    def __len__(self) -> int:
-        return len(self.rewards)
-
-
-def make_environment(environment: str) -> gymnasium.Env[Any, Any]:
-    """`gymnasium.make`, with an error that names the extra when the simulator is not installed."""
-    try:
-        return gymnasium.make(environment, disable_env_checker=True)
-    except (gymnasium.error.DependencyNotInstalled, ModuleNotFoundError) as error:
-        raise MissingExtraError(f"rolling out {environment}", "mujoco") from error
-
-
-def roll_out(environment: str, policy: Policy, seed: list[int], lanes: int = 8) -> Generator[Episode, None, None]:
-    """Endless stream of episodes, in the order in which they were started, each played to its end.
-
-    `lanes` environments are stepped side by side so that the policy acts on a batch. The stream is a
-    function of (environment, policy, seed, lanes) alone, up to the versions of the simulator and of NumPy.
-
-    Args:
-        seed: entropy of `numpy.random.SeedSequence`; reset seeds and action noise come from it.
+    Weights are stored in half precision and played in single.
     """
-    action_seed, reset_seed = np.random.SeedSequence(seed).spawn(2)
-    rng, resets = np.random.default_rng(action_seed), np.random.default_rng(reset_seed)
-    environments = [make_environment(environment) for _ in range(lanes)]
-    try:
-        while True:
-            yield from _play_round(environments, policy, rng, resets)
-    finally:
-        for env in environments:
-            env.close()
+    tensors = load_file(BEHAVIOURS / behaviour_record(environment)["file"])
+    return {name: array.astype(np.float32) if array.dtype == np.float16 else array for name, array in tensors.items()}
 
 
-def _play_round(
-    environments: list[gymnasium.Env[Any, Any]],
-    policy: Policy,
-    rng: np.random.Generator,
-    resets: np.random.Generator,
-) -> list[Episode]:
-    """One episode in each environment, side by side; those that end early wait for the others."""
-    frames = [[env.reset(seed=int(resets.integers(2**31)))[0]] for env in environments]
-    steps: list[list[tuple[Any, ...]]] = [[] for _ in environments]
-    active = list(range(len(environments)))
-    while active:
-        actions = policy.act(np.stack([frames[lane][-1] for lane in active]), rng)
-        running = []
-        for lane, action in zip(active, actions, strict=True):
-            frame, reward, terminated, truncated, _ = environments[lane].step(action)
-            frames[lane].append(frame)
-            steps[lane].append((action, reward, terminated, truncated))
-            if not (terminated or truncated):
-                running.append(lane)
-        active = running
-    return [_episode(frames[lane], steps[lane]) for lane in range(len(environments))]
-
-
-def _episode(frames: list[Any], steps: list[tuple[Any, ...]]) -> Episode:
-    actions, rewards, terminated, truncated = zip(*steps, strict=True)
-    return Episode(
-        np.stack(frames),
-        np.stack(actions),
-        np.asarray(rewards, np.float64),
-        np.asarray(terminated, bool),
-        np.asarray(truncated, bool),
-    )
+def log_file(environment: str) -> str:
+    """Name of the file with the log of the environment's training run. Raises DatasetError if there is none."""
+    record = behaviour_record(environment)
+    if record.get("log") is None:
+        raise DatasetError(f"no training run of {environment} is shipped")
+    return record["log"]["file"]

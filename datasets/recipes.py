@@ -1,8 +1,8 @@
-"""Built-in datasets that need no network: recipes that roll shipped behaviour policies out into a cache.
+"""Building the built-in datasets, which need no network: recipes are played in the real environment into a cache.
 
-A recipe names the environment, the behaviours and their shares; `build` plays it in the real Gymnasium
-environment and writes a dataset in Minari's format. The same recipe gives the same fingerprint on the same
-machine and library versions. How the behaviours were trained: `docs/datasets.md`.
+A recipe (`recipe_table.py`) names the environment, the behaviours and their shares; `build` plays them and writes a
+dataset in Minari's format. The same recipe gives the same fingerprint on the same machine and library versions.
+How the behaviours were trained: `docs/datasets.md`.
 """
 
 from __future__ import annotations
@@ -11,117 +11,53 @@ import hashlib
 import json
 import shutil
 import uuid
+import warnings
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import gymnasium
 import numpy as np
+from gymnasium import spaces
+from numpy.typing import NDArray
 
-from offbench.datasets.behaviour import (
-    Episode,
-    behaviour_digest,
-    behaviour_record,
-    make_environment,
-    make_policy,
-    roll_out,
-)
+from offbench.datasets.behaviour import BEHAVIOURS, behaviour_digest, behaviour_record, log_file, make_policy
 from offbench.datasets.dataset import Dataset
 from offbench.datasets.download import cache_dir
+from offbench.datasets.environments import make_environment, packages
 from offbench.datasets.minari_format import read_minari, write_minari
-from offbench.datasets.records import Provenance, Reference
-from offbench.errors import StorageError, UnknownNameError
+from offbench.datasets.recipe_table import RECIPES, TRAINING, Part, Recipe
+from offbench.datasets.records import Provenance
+from offbench.datasets.rollout import Episode, roll_out
+from offbench.datasets.training_log import DivergedError, TrainingLog, load_log, play
+from offbench.datasets.training_plans import plan_for, train
+from offbench.errors import SpecError, StorageError, UnknownNameError
 
-BUILDER_VERSION = 1  # part of every recipe's hash: raise it when a change here alters what is generated
+__all__ = ["RECIPES", "Part", "Recipe", "build", "dataset_path", "generate", "get_recipe", "load", "recipe_hash"]
+
+BUILDER_VERSION = 2  # part of every recipe's hash: raise it when a change here alters what is generated
 MINARI_VERSION = 0  # the "-v0" of the dataset ids that Minari sees
 
 Progress = Callable[[int, int], None]
 
 
-@dataclass(frozen=True)
-class Part:
-    """One stretch of a dataset.
+def get_recipe(dataset_id: str, size: int | None = None, seed: int | None = None) -> Recipe:
+    """The recipe of a built-in dataset, with another size or seed if they are given.
 
-    Attributes:
-        behaviour: "random", "expert", "medium" or "replay-<i>" (see `behaviours.json`).
-        share: of the dataset's transitions; the stretch ends with the episode that reaches it.
-        stochastic: sample from the policy instead of playing its mode.
-        epsilon: share of steps with a uniformly random action.
+    Raises:
+        UnknownNameError: no such built-in dataset; the message has the nearest id.
+        SpecError: the size is not positive, or the seed negative.
     """
-
-    behaviour: str
-    share: float
-    stochastic: bool = True
-    epsilon: float = 0.0
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How a built-in dataset is made. `size` is the least number of transitions; parts follow one another."""
-
-    id: str
-    environment: str
-    size: int
-    parts: tuple[Part, ...]
-    description: str
-    seed: int = 0
-
-    @property
-    def reference(self) -> Reference:
-        """Measured returns of the random policy and of the expert (deterministic) in this environment."""
-        record = behaviour_record(self.environment)
-        random, expert = record["random"], record["snapshots"][record["roles"]["expert"]]["deterministic"]
-        return Reference(
-            minimum=random["mean"],
-            maximum=expert["mean"],
-            source=f"measured in {self.environment}: random actions ({random['episodes']} episodes) "
-            f"and the shipped {record['training']['algorithm']} expert ({expert['episodes']} episodes)",
-            environment=self.environment,
-            horizon=_horizon(self.environment),
-        )
-
-
-def _recipes() -> dict[str, Recipe]:
-    # Experts play their mode, as in Schweighofer et al. 2022; the other policies are sampled.
-    expert = Part("expert", 1, stochastic=False)
-    replay = (Part("random", 0.1), *(Part(f"replay-{i}", 0.9 / 8) for i in range(8)))
-    recipes = []
-    for family, environment, sizes in (
-        ("pendulum", "Pendulum-v1", (20_000, 20_000)),
-        ("hopper", "Hopper-v5", (50_000, 100_000)),
-    ):
-        small, large = sizes
-        recipes += [
-            Recipe(f"{family}/random", environment, small, (Part("random", 1),), "uniformly random actions"),
-            Recipe(f"{family}/medium", environment, large, (Part("medium", 1),), "a half-trained SAC policy"),
-            Recipe(f"{family}/expert", environment, large, (expert,), "the best SAC policy, deterministic"),
-            Recipe(
-                f"{family}/medium-replay",
-                environment,
-                large,
-                replay,
-                "random actions, then SAC policies from untrained to medium, like a replay buffer",
-            ),
-        ]
-    mixed = (Part("random", 0.8), Part("expert", 0.2, stochastic=False))
-    recipes += [
-        Recipe("cartpole/random", "CartPole-v1", 50_000, (Part("random", 1),), "uniformly random actions"),
-        Recipe("cartpole/expert", "CartPole-v1", 50_000, (expert,), "the greedy PPO expert"),
-        Recipe("cartpole/mixed", "CartPole-v1", 50_000, mixed, "80 % random actions, 20 % greedy expert"),
-    ]
-    return {recipe.id: recipe for recipe in recipes}
-
-
-RECIPES = _recipes()
-
-
-def get_recipe(dataset_id: str) -> Recipe:
-    """The recipe of a built-in dataset. Raises UnknownNameError with the nearest id."""
     if dataset_id not in RECIPES:
         raise UnknownNameError("built-in dataset", dataset_id, RECIPES)
-    return RECIPES[dataset_id]
+    recipe = RECIPES[dataset_id]
+    if size is not None and size < 1:
+        raise SpecError(f"a dataset of {size} transitions cannot be built", "", "give a positive size")
+    if seed is not None and seed < 0:
+        raise SpecError(f"the seed {seed} is negative", "", "give a seed from 0")
+    return replace(recipe, size=recipe.size if size is None else size, seed=recipe.seed if seed is None else seed)
 
 
 def recipe_hash(recipe: Recipe) -> str:
@@ -138,22 +74,33 @@ def dataset_path(recipe: Recipe) -> Path:
     return _cache_root() / _minari_id(recipe)
 
 
-def build(dataset_id: str, *, force: bool = False, progress: Progress | None = None) -> Path:
+def build(
+    dataset_id: str,
+    *,
+    size: int | None = None,
+    seed: int | None = None,
+    force: bool = False,
+    progress: Progress | None = None,
+) -> Path:
     """Makes a built-in dataset unless it is in the cache, and returns its Minari folder.
 
     The folder appears complete or not at all; two processes may build the same dataset at once.
 
     Args:
         dataset_id: one of `RECIPES`.
+        size: transitions, if not the recipe's; episodes are finished, so there may be some more.
+        seed: of resets and action noise, if not the recipe's. A replay dataset of another seed than the shipped
+            run's is another training run, which takes minutes.
         force: build again even if it is cached.
         progress: called with (transitions so far, transitions to collect).
 
     Raises:
         UnknownNameError: no such built-in dataset.
+        SpecError: the size or the seed is not usable.
         MissingExtraError: the environment's simulator is not installed.
         StorageError: the cache cannot be written.
     """
-    recipe = get_recipe(dataset_id)
+    recipe = get_recipe(dataset_id, size, seed)
     target = dataset_path(recipe)
     if (target / "data" / "metadata.json").exists() and not force:
         return target
@@ -169,31 +116,37 @@ def build(dataset_id: str, *, force: bool = False, progress: Progress | None = N
     return target
 
 
-def load(dataset_id: str, *, force: bool = False, progress: Progress | None = None) -> Dataset:
+def load(
+    dataset_id: str,
+    *,
+    size: int | None = None,
+    seed: int | None = None,
+    force: bool = False,
+    progress: Progress | None = None,
+) -> Dataset:
     """The built-in dataset `dataset_id`, made first if needed. Arguments and errors as `build`."""
-    recipe = get_recipe(dataset_id)
-    dataset = read_minari(build(dataset_id, force=force, progress=progress))
-    return dataset.replace(
-        name=recipe.id,
-        environment=recipe.environment,
-        reference=recipe.reference,
-        provenance=_provenance(recipe),
-    )
+    recipe = get_recipe(dataset_id, size, seed)
+    dataset = read_minari(build(dataset_id, size=size, seed=seed, force=force, progress=progress))
+    return dataset.replace(name=recipe.id, environment=recipe.environment, reference=recipe.reference)
 
 
 def generate(recipe: Recipe, progress: Progress | None = None) -> Dataset:
-    """Rolls a recipe out in memory; arguments and errors as `build`."""
+    """Makes a recipe's dataset in memory; arguments and errors as `build`."""
     environment = make_environment(recipe.environment)
     environment.close()
+    if recipe.parts[0].behaviour == TRAINING:
+        episodes, details = _training_episodes(recipe, progress)
+    else:
+        episodes, details = _policy_episodes(recipe, environment.action_space, progress), {}
+    return _to_dataset(episodes, recipe, environment, details)
+
+
+def _policy_episodes(recipe: Recipe, space: spaces.Space[Any], progress: Progress | None) -> list[Episode]:
     episodes: list[Episode] = []
     done, share = 0, 0.0
     for index, part in enumerate(recipe.parts):
         policy = make_policy(
-            recipe.environment,
-            part.behaviour,
-            environment.action_space,
-            stochastic=part.stochastic,
-            epsilon=part.epsilon,
+            recipe.environment, part.behaviour, space, stochastic=part.stochastic, epsilon=part.epsilon
         )
         share += part.share
         end = round(share * recipe.size)  # of all parts so far: at most one episode more than asked for
@@ -205,10 +158,52 @@ def generate(recipe: Recipe, progress: Progress | None = None) -> Dataset:
             if progress is not None:
                 progress(done, max(done, recipe.size))
         stream.close()
-    return _to_dataset(episodes, recipe, environment)
+    return episodes
 
 
-def _to_dataset(episodes: list[Episode], recipe: Recipe, environment: gymnasium.Env[Any, Any]) -> Dataset:
+def _training_episodes(recipe: Recipe, progress: Progress | None) -> tuple[list[Episode], dict[str, Any]]:
+    """The first `size` transitions of the training run of the recipe's seed, and where they are from.
+
+    The shipped run is played from its log. Another run, and the shipped one where the simulator does not repeat it,
+    is trained here.
+    """
+    log = load_log(BEHAVIOURS / log_file(recipe.environment))
+    if recipe.seed == log.seed and recipe.size <= len(log):
+        try:
+            return play(recipe.environment, log.first(recipe.size), progress), {"training_run": "the shipped one"}
+        except DivergedError as error:
+            shipped = behaviour_record(recipe.environment)["training"]["versions"]
+            warnings.warn(
+                f"{recipe.id}: {error.what}. It was logged with {shipped}; training anew with {_versions(recipe)}, "
+                "so the data are those of another run",
+                stacklevel=2,
+            )
+    codes = train_again(recipe, progress)
+    episodes = play(recipe.environment, TrainingLog.unchecked(recipe.seed, codes))
+    return episodes, {"training_run": "trained here"}
+
+
+def train_again(recipe: Recipe, progress: Progress | None = None) -> NDArray[np.int8]:
+    """The actions, as logged, of the first `size` steps of the training run of the recipe's seed."""
+    plan = plan_for(recipe.environment)
+    steps = max(plan.settings.steps, recipe.size)
+    plan = replace(plan, settings=replace(plan.settings, steps=steps))
+    codes: list[Any] = []
+    stream = train(plan, recipe.seed)
+    for step in stream:
+        if step.done:
+            codes.append(step.action)
+            if progress is not None and (step.done % 1000 == 0 or step.done == recipe.size):
+                progress(step.done, recipe.size)
+        if step.done == recipe.size:
+            break
+    stream.close()
+    return np.asarray(codes, np.int8)
+
+
+def _to_dataset(
+    episodes: list[Episode], recipe: Recipe, environment: gymnasium.Env[Any, Any], details: dict[str, Any]
+) -> Dataset:
     lengths = np.asarray([len(episode) for episode in episodes])
     return Dataset(
         observations=np.concatenate([episode.observations for episode in episodes]),
@@ -222,7 +217,7 @@ def _to_dataset(episodes: list[Episode], recipe: Recipe, environment: gymnasium.
         action_space=environment.action_space,
         environment=recipe.environment,
         reference=recipe.reference,
-        provenance=_provenance(recipe),
+        provenance=_provenance(recipe, details),
         name=recipe.id,
     )
 
@@ -251,14 +246,18 @@ def _publish(dataset: Dataset, recipe: Recipe, target: Path) -> None:
         shutil.rmtree(aside, ignore_errors=True)
 
 
-def _provenance(recipe: Recipe) -> Provenance:
-    details = {
+def _provenance(recipe: Recipe, details: dict[str, Any]) -> Provenance:
+    common = {
         "recipe": asdict(recipe),
         "recipe_hash": recipe_hash(recipe),
         "training": behaviour_record(recipe.environment)["training"],
-        "gymnasium": version("gymnasium"),
+        "versions": _versions(recipe),
     }
-    return Provenance(f"recipe:{recipe.id}", details)
+    return Provenance(f"recipe:{recipe.id}", common | details)
+
+
+def _versions(recipe: Recipe) -> dict[str, str]:
+    return {package: version(package) for package in (*packages(recipe.environment), "numpy")}
 
 
 def _minari_id(recipe: Recipe) -> str:
@@ -267,7 +266,3 @@ def _minari_id(recipe: Recipe) -> str:
 
 def _cache_root() -> Path:
     return cache_dir() / "recipes"
-
-
-def _horizon(environment: str) -> int | None:
-    return gymnasium.spec(environment).max_episode_steps

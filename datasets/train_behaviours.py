@@ -1,23 +1,23 @@
-"""Trains the behaviour policies of the built-in datasets and exports snapshots of them.
+"""Trains the behaviour policies of the built-in datasets and exports them with the log of their training.
 
-    python -m offbench.datasets.train_behaviours pendulum --seed 0 --out DIR
+    python -m offbench.datasets.train_behaviours hopper --seed 0 --out DIR
 
-Needs the extra `generate` (Stable-Baselines3). Training saves the policy at regular steps; the export then
-plays every snapshot, gives the roles (expert, medium, replay-0 ...) by the rules in `Plan`, and writes
-DIR/<env>.safetensors and the environment's entry in DIR/behaviours.json. The files shipped in
-`datasets/behaviours` were made this way. The same seed gives the same weights only with the same versions of
-torch, Stable-Baselines3, Gymnasium and the simulator on the same kind of machine; the statistics are stable.
+Training saves the policy at regular steps and every action; it is never evaluated meanwhile, so that its random
+numbers depend on nothing else. The export then plays every snapshot, gives the roles (expert, medium) by the rules of
+`training_plans.Plan`, and writes DIR/<name>.safetensors (weights), DIR/<name>.log.safetensors (the training run) and
+the environment's entry in DIR/behaviours.json. The files shipped in `datasets/behaviours` were made this way. The
+same seed gives the same files with the same versions of torch, Gymnasium and the simulator on the same kind of
+machine; the statistics are stable.
 """
 
 from __future__ import annotations
 
 import argparse
-import io
 import itertools
 import json
-import zipfile
+import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -25,319 +25,264 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 
-from offbench.datasets.behaviour import (
-    Activation,
-    Policy,
-    UniformRandom,
-    build_policy,
-    make_environment,
-    roll_out,
-)
-from offbench.errors import DatasetError, MissingExtraError
+from offbench.datasets.behaviour import LOG_STD_RANGE, Policy, UniformRandom, build_policy
+from offbench.datasets.environments import make_environment, packages
+from offbench.datasets.rollout import roll_out
+from offbench.datasets.training_log import TrainingLog, record, save_log
+from offbench.datasets.training_plans import PLANS, Plan, train
+from offbench.datasets.waypoints import WaypointController
+from offbench.errors import DatasetError
 
 Tensors = dict[str, NDArray[Any]]
 RANDOM_STREAM, SELECTION_STREAM, FINAL_STREAM, CHECK_STREAM = 1, 2, 3, 4
+MAZES = {"pointmaze-umaze": "PointMaze_UMaze-v3", "pointmaze-medium": "PointMaze_Medium-v3"}
 
 
-@dataclass(frozen=True)
-class Plan:
-    """How the behaviours of one environment are trained and chosen.
-
-    Attributes:
-        environment: Gymnasium id.
-        algorithm: class of Stable-Baselines3, "SAC" or "PPO".
-        steps: environment steps of training, unless --steps says otherwise.
-        every: steps between snapshots; step 0 (untrained) is one.
-        hyperparameters: keyword arguments of the algorithm that differ from its defaults.
-        hidden: sizes of the exported policy network; `critic` those of the critic.
-        activation: of the policy network.
-        select_episodes: episodes that each snapshot plays, deterministic and stochastic, to give the roles.
-        parallel: environments stepped side by side in training.
-        medium: the medium policy is the snapshot before the expert whose stochastic return is nearest to this
-            share of the way from the random policy to the expert; None: there is no medium policy.
-        replay: snapshots for a replay-like dataset, evenly spaced in training from untrained to medium.
-    """
-
-    environment: str
-    algorithm: str
-    steps: int
-    every: int
-    hyperparameters: Mapping[str, Any]
-    hidden: tuple[int, ...]
-    critic: tuple[int, ...]
-    activation: Activation
-    select_episodes: int = 50
-    parallel: int = 1
-    medium: float | None = None
-    replay: int = 0
+def run_folder(out: Path, name: str, seed: int) -> Path:
+    """Where a training run leaves its snapshots and actions."""
+    return out / "runs" / f"{name}-seed{seed}"
 
 
-PLANS = {
-    "hopper": Plan(
-        "Hopper-v5",
-        "SAC",
-        steps=500_000,
-        every=10_000,
-        hyperparameters={"learning_starts": 5000, "batch_size": 256, "learning_rate": 3e-4},
-        hidden=(64, 64),
-        critic=(256, 256),
-        activation="relu",
-        select_episodes=20,
-        medium=0.4,
-        replay=8,
-    ),
-    "pendulum": Plan(
-        "Pendulum-v1",
-        "SAC",
-        steps=15_000,
-        every=250,
-        hyperparameters={"learning_starts": 500, "batch_size": 128, "learning_rate": 3e-4},
-        hidden=(32, 32),
-        critic=(64, 64),
-        activation="relu",
-        medium=0.5,
-        replay=8,
-    ),
-    "cartpole": Plan(
-        "CartPole-v1",
-        "PPO",
-        steps=65_536,
-        every=8192,
-        hyperparameters={
-            "n_steps": 128,
-            "batch_size": 256,
-            "n_epochs": 10,
-            "gae_lambda": 0.95,
-            "gamma": 0.98,
-            "learning_rate": 1e-3,
-        },
-        hidden=(32, 32),
-        critic=(32, 32),
-        activation="tanh",
-        parallel=8,
-    ),
-}
-
-
-def make_model(plan: Plan, seed: int) -> Any:
-    """The untrained Stable-Baselines3 model of a plan; MissingExtraError without the extra `generate`."""
-    try:
-        import stable_baselines3
-        import torch
-        from stable_baselines3.common.env_util import make_vec_env
-    except ModuleNotFoundError as error:
-        raise MissingExtraError("training behaviour policies", "generate") from error
-    torch.set_num_threads(1)  # more threads are slower on networks this small
-    critic = "qf" if plan.algorithm == "SAC" else "vf"
-    activation = {"relu": torch.nn.ReLU, "tanh": torch.nn.Tanh}[plan.activation]
-    make_environment(plan.environment).close()  # says which extra is missing
-    return getattr(stable_baselines3, plan.algorithm)(
-        "MlpPolicy",
-        plan.environment if plan.parallel == 1 else make_vec_env(plan.environment, plan.parallel, seed=seed),
-        policy_kwargs={
-            "net_arch": {"pi": list(plan.hidden), critic: list(plan.critic)},
-            "activation_fn": activation,
-        },
-        seed=seed,
-        device="cpu",
-        **plan.hyperparameters,
-    )
-
-
-def train(name: str, seed: int, steps: int, folder: Path) -> None:
-    """Trains and saves Stable-Baselines3 snapshots as <name>_s<seed>_<steps>.zip in `folder`."""
-    plan = PLANS[name]
-    model = make_model(plan, seed)
-    from stable_baselines3.common.callbacks import BaseCallback
-
-    class SaveSnapshots(BaseCallback):
-        def _on_training_start(self) -> None:
-            self.save()
-
-        def _on_step(self) -> bool:
-            if self.num_timesteps % plan.every == 0:
-                self.save()
-            return True
-
-        def save(self) -> None:
-            self.model.save(folder / f"{name}_s{seed}_{self.num_timesteps}.zip")
-            print(f"{name}: {self.num_timesteps} of {steps} steps", flush=True)
-
+def train_run(name: str, seed: int, folder: Path) -> None:
+    """Train; writes step-<n>.safetensors, actions.npy and curve.csv (step and return of each episode)."""
     folder.mkdir(parents=True, exist_ok=True)
-    model.learn(steps, callback=SaveSnapshots())
+    plan = PLANS[name]
+    codes: list[Any] = []
+    curve: list[tuple[int, float]] = []
+    total = 0.0
+    for step in train(plan, seed):
+        if step.done:
+            codes.append(step.action)
+            total += step.reward
+        if step.ended:
+            curve.append((step.done, total))
+            total = 0.0
+        if step.snapshot is not None:
+            save_file(step.snapshot, folder / f"step-{step.done}.safetensors")
+            recent = np.mean([value for _, value in curve[-20:]]) if curve else np.nan
+            print(
+                f"{name}: {step.done} of {plan.settings.steps} steps, mean of the last 20 returns {recent:.1f}",
+                file=sys.stderr,
+                flush=True,
+            )
+    np.save(folder / "actions.npy", np.asarray(codes, np.int8))
+    lines = ["step,return", *(f"{done},{value!r}" for done, value in curve)]
+    (folder / "curve.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-def read_snapshots(name: str, seed: int, folder: Path) -> dict[int, dict[str, Any]]:
-    """Steps -> state dict of the policy (torch tensors), in the order of training. No pickle is executed."""
-    import torch
-
-    paths = {int(path.stem.rsplit("_", 1)[1]): path for path in folder.glob(f"{name}_s{seed}_*.zip")}
+def read_snapshots(folder: Path) -> dict[int, Tensors]:
+    """Steps -> weights as they are shipped, in half precision, in the order of training."""
+    paths = {int(path.stem.rpartition("-")[2]): path for path in folder.glob("step-*.safetensors")}
     if not paths:
-        raise DatasetError(f"no snapshots {name}_s{seed}_*.zip in {folder}", fix="train without --export-only")
-    states = {}
-    for steps, path in sorted(paths.items()):
-        with zipfile.ZipFile(path) as archive:
-            states[steps] = torch.load(io.BytesIO(archive.read("policy.pth")), weights_only=True)
-    return states
-
-
-def policy_tensors(plan: Plan, state: Mapping[str, Any]) -> Tensors:
-    """The policy network's tensors under the names that `behaviour.build_policy` reads, float32."""
-    trunk = "actor.latent_pi" if plan.algorithm == "SAC" else "mlp_extractor.policy_net"
-    heads = {"mean": "actor.mu", "log_std": "actor.log_std"} if plan.algorithm == "SAC" else {"head": "action_net"}
-    # A Sequential alternates linear layers and activations, so the linear ones have even indices.
-    sources = {f"hidden.{i}": f"{trunk}.{2 * i}" for i in range(len(plan.hidden))} | heads
+        raise DatasetError(f"no snapshots step-*.safetensors in {folder}", fix="train without --export-only")
     return {
-        f"{ours}.{part}": state[f"{theirs}.{part}"].numpy().astype(np.float32)
-        for ours, theirs in sources.items()
-        for part in ("weight", "bias")
+        steps: {name: tensor.astype(np.float16) for name, tensor in load_file(path).items()}
+        for steps, path in sorted(paths.items())
     }
 
 
+def single(tensors: Mapping[str, NDArray[Any]]) -> Tensors:
+    """The weights in the precision in which they are played."""
+    return {name: tensor.astype(np.float32) for name, tensor in tensors.items()}
+
+
 def measure(environment: str, policy: Policy, episodes: int, seed: list[int]) -> dict[str, float]:
-    """Return statistics over `episodes` episodes."""
-    returns = [float(e.rewards.sum()) for e in itertools.islice(roll_out(environment, policy, seed), episodes)]
+    """Return statistics over `episodes` episodes; the standard error is that of the mean."""
+    played = list(itertools.islice(roll_out(environment, policy, seed), episodes))
+    returns = [float(episode.rewards.sum()) for episode in played]
     return {
         "mean": round(float(np.mean(returns)), 3),
+        "standard_error": round(float(np.std(returns, ddof=1) / np.sqrt(episodes)), 4),
         "std": round(float(np.std(returns)), 3),
         "min": round(min(returns), 3),
         "max": round(max(returns), 3),
+        "length": round(float(np.mean([len(episode) for episode in played])), 1),
         "episodes": episodes,
     }
 
 
 def choose_roles(
-    plan: Plan, deterministic: dict[int, float], stochastic: dict[int, float], random: float
+    plan: Plan, deterministic: Mapping[int, float], stochastic: Mapping[int, float], random: float
 ) -> dict[str, int]:
-    """Role -> steps of the snapshot; medium and replay as `Plan` says.
+    """Role -> steps of the snapshot; medium as `Plan` says.
 
     The expert has the best deterministic return; of equals, the one trained longest.
     """
     expert = max(deterministic, key=lambda steps: (deterministic[steps], steps))
-    roles = {"expert": expert}
     if plan.medium is None:
-        return roles
+        return {"expert": expert}
     target = random + plan.medium * (deterministic[expert] - random)
     medium = min((steps for steps in stochastic if steps < expert), key=lambda steps: abs(stochastic[steps] - target))
-    roles["medium"] = medium
-    warm_up = plan.hyperparameters.get("learning_starts", 0)  # snapshots up to here are all untrained
-    untrained = max(steps for steps in stochastic if steps <= warm_up)
-    earlier = np.asarray([steps for steps in sorted(stochastic) if untrained <= steps <= medium])
-    spaced = np.linspace(0, len(earlier) - 1, plan.replay).round().astype(int)
-    return roles | {f"replay-{i}": int(earlier[index]) for i, index in enumerate(spaced)}
+    return {"expert": expert, "medium": medium}
 
 
-def sb3_check(plan: Plan, state: Mapping[str, Any], observations: NDArray[Any]) -> Tensors:
-    """What Stable-Baselines3 itself computes on a few observations, for the test of the NumPy policies."""
+def torch_check(tensors: Tensors, activation: str, observations: NDArray[Any]) -> Tensors:
+    """What PyTorch computes from a few observations, for the test of the NumPy policies."""
     import torch
+    from torch.nn import functional
 
-    model = make_model(plan, seed=0)
-    model.policy.load_state_dict(state)
-    actions, _ = model.predict(observations, deterministic=True)
-    check = {"check/observations": observations, "check/actions": np.asarray(actions)}
+    weights = {name: torch.as_tensor(tensor) for name, tensor in tensors.items()}
     inputs = torch.as_tensor(observations)
-    with torch.no_grad():
-        if plan.algorithm == "SAC":
-            check["check/log_std"] = model.actor.get_action_dist_params(inputs)[1].numpy()
-        else:
-            check["check/logits"] = model.policy.get_distribution(inputs).distribution.logits.numpy()
+    depth = sum(name.startswith("hidden.") and name.endswith(".weight") for name in weights)
+    for i in range(depth):
+        inputs = functional.linear(inputs, weights[f"hidden.{i}.weight"], weights[f"hidden.{i}.bias"])
+        inputs = getattr(torch, activation)(inputs)
+    outputs = {
+        f"check/{head}": functional.linear(inputs, weights[f"{head}.weight"], weights[f"{head}.bias"])
+        for head in ("mean", "log_std", "head")
+        if f"{head}.weight" in weights
+    }
+    if "check/log_std" in outputs:
+        outputs["check/log_std"] = outputs["check/log_std"].clamp(*LOG_STD_RANGE)
+    check = {"check/observations": observations, **{name: value.numpy() for name, value in outputs.items()}}
     return {name: np.ascontiguousarray(array) for name, array in check.items()}
 
 
-def export(name: str, seed: int, snapshots: Path, out: Path, *, episodes: int, note: str) -> None:
-    """Plays all snapshots, gives the roles and writes the weights and the provenance to `out`."""
-    plan = PLANS[name]
-    states = read_snapshots(name, seed, snapshots)
+def export(name: str, seed: int, out: Path, *, episodes: int, note: str = "") -> None:
+    """Plays all snapshots, gives the roles and writes weights, training log and provenance to `out`."""
+    plan, folder = PLANS[name], run_folder(out, name, seed)
+    states = read_snapshots(folder)
     environment = make_environment(plan.environment)
     space = environment.action_space
     environment.close()
     if not isinstance(space, spaces.Box | spaces.Discrete):
         raise DatasetError(f"behaviour policies have Box or Discrete actions, not {space}")
+    activation: Any = "relu" if plan.algorithm == "SAC" else "selu"
+
+    def policy(steps: int, stochastic: bool) -> Policy:
+        return build_policy(single(states[steps]), activation, space, stochastic)
 
     def returns(steps: int, stochastic: bool, count: int, stream: int) -> dict[str, float]:
-        policy = build_policy(policy_tensors(plan, states[steps]), plan.activation, space, stochastic)
-        return measure(plan.environment, policy, count, [seed, stream])  # same starts for all snapshots
+        # The same starts for all snapshots.
+        return measure(plan.environment, policy(steps, stochastic), count, [seed, stream])
 
     random = measure(plan.environment, UniformRandom(space), 5 * episodes, [seed, RANDOM_STREAM])
     curves: dict[bool, dict[int, float]] = {False: {}, True: {}}
-    for steps, stochastic in itertools.product(states, (False, True)):
-        curves[stochastic][steps] = returns(steps, stochastic, plan.select_episodes, SELECTION_STREAM)["mean"]
-        print(
-            f"{name}: step {steps} {'sto' if stochastic else 'det'} {curves[stochastic][steps]:.1f}",
-            flush=True,
-        )
+    kinds = (False,) if plan.medium is None else (False, True)
+    for steps, stochastic in itertools.product(states, kinds):
+        mean = returns(steps, stochastic, plan.select_episodes, SELECTION_STREAM)["mean"]
+        curves[stochastic][steps] = mean
+        kind = "sampled" if stochastic else "deterministic"
+        print(f"{name}: step {steps} {kind} {mean:.1f}", file=sys.stderr, flush=True)
     roles = choose_roles(plan, curves[False], curves[True], random["mean"])
 
     tensors: Tensors = {}
     measured: dict[str, Any] = {}
     for steps in sorted(set(roles.values())):
         # Fresh seeds: the expert was the best of many on the selection seeds, which flatters it there.
-        measured[f"step-{steps}"] = {
-            "steps": steps,
-            "deterministic": returns(steps, False, episodes, FINAL_STREAM),
-            "stochastic": returns(steps, True, episodes, FINAL_STREAM),
-        }
-        for tensor, array in policy_tensors(plan, states[steps]).items():
+        measured[f"step-{steps}"] = {"steps": steps, "deterministic": returns(steps, False, episodes, FINAL_STREAM)}
+        if plan.medium is not None:
+            measured[f"step-{steps}"]["stochastic"] = returns(steps, True, episodes, FINAL_STREAM)
+        for tensor, array in states[steps].items():
             tensors[f"step-{steps}/{tensor}"] = np.ascontiguousarray(array)
-    expert = build_policy(policy_tensors(plan, states[roles["expert"]]), plan.activation, space, True)
-    episode = next(roll_out(plan.environment, expert, [seed, CHECK_STREAM], lanes=1))
+    expert = single(states[roles["expert"]])
+    check_policy = build_policy(expert, activation, space, True)
+    episode = next(roll_out(plan.environment, check_policy, [seed, CHECK_STREAM], lanes=1))
     observations = episode.observations[:: max(1, len(episode) // 16)][:16].astype(np.float32)
-    tensors |= sb3_check(plan, states[roles["expert"]], observations)
+    tensors |= torch_check(expert, activation, observations)
 
-    record = {
-        "file": f"{name}.safetensors",
-        "network": {
-            "kind": "tanh_gaussian" if isinstance(space, spaces.Box) else "categorical",
-            "hidden": list(plan.hidden),
-            "activation": plan.activation,
-        },
-        "training": {
-            "command": f"python -m offbench.datasets.train_behaviours {name} --seed {seed} "
-            f"--steps {max(states)} --out DIR",
-            "algorithm": plan.algorithm,
-            "steps": max(states),
-            "snapshot_every": plan.every,
-            "seed": seed,
-            "parallel_environments": plan.parallel,
-            "hyperparameters": dict(plan.hyperparameters),
-            "critic": list(plan.critic),
-            "versions": {
-                package: version(package)
-                for package in ("stable_baselines3", "torch", "gymnasium", "numpy")
-                + (("mujoco",) if plan.environment.startswith("Hopper") else ())
-            },
-            "note": note,
-        },
-        "random": random,
-        "roles": {role: f"step-{steps}" for role, steps in roles.items()},
-        "snapshots": measured,
-    }
+    log = record(plan.environment, seed, np.load(folder / "actions.npy"))
+    finals = log.returns[-20:]
+    if "medium" in roles:
+        log = log.first(roles["medium"])
     out.mkdir(parents=True, exist_ok=True)
     save_file(tensors, out / f"{name}.safetensors")
+    save_log(log, out / f"{name}.log.safetensors")
+    training = {
+        "command": f"python -m offbench.datasets.train_behaviours {name} --seed {seed} --out DIR",
+        "algorithm": plan.algorithm,
+        "seed": seed,
+        "settings": asdict(plan.settings),
+        "last_20_returns": round(float(finals.mean()), 3),
+        "versions": {package: version(package) for package in ("torch", "numpy", *packages(plan.environment))},
+        "note": note,
+    }
+    write_record(
+        out,
+        plan.environment,
+        {
+            "file": f"{name}.safetensors",
+            "network": {
+                "kind": "tanh_gaussian" if isinstance(space, spaces.Box) else "categorical",
+                "hidden": list(plan.settings.hidden),
+                "activation": activation,
+            },
+            "training": training,
+            "log": _log_record(name, log, roles),
+            "random": random,
+            "roles": {role: f"step-{steps}" for role, steps in roles.items()},
+            "snapshots": measured,
+        },
+    )
+
+
+def _log_record(name: str, log: TrainingLog, roles: Mapping[str, int]) -> dict[str, Any]:
+    return {
+        "file": f"{name}.log.safetensors",
+        "steps": len(log),
+        "episodes": len(log.lengths),
+        "medium_step": roles.get("medium"),
+    }
+
+
+def export_controller(name: str, seed: int, out: Path, *, episodes: int) -> None:
+    """Measures a point maze's controller and random actions and writes the environment's entry to `out`."""
+    environment = MAZES[name]
+    env = make_environment(environment)
+    random = UniformRandom(env.action_space)  # type: ignore[arg-type]
+    env.close()
+    controller = WaypointController.of(environment)
+    training = {
+        "command": f"python -m offbench.datasets.train_behaviours {name} --seed {seed} --out DIR",
+        "algorithm": "waypoint controller",
+        "seed": seed,
+        "versions": {package: version(package) for package in ("numpy", *packages(environment))},
+        "note": "",
+    }
+    write_record(
+        out,
+        environment,
+        {
+            "file": None,
+            "network": {"kind": "waypoints"},
+            "training": training,
+            "log": None,
+            "random": measure(environment, random, 5 * episodes, [seed, RANDOM_STREAM]),
+            "roles": {"expert": "controller"},
+            "snapshots": {
+                "controller": {"deterministic": measure(environment, controller, episodes, [seed, FINAL_STREAM])}
+            },
+        },
+    )
+
+
+def write_record(out: Path, environment: str, entry: Mapping[str, Any]) -> None:
+    """Put an environment's entry into `out`/behaviours.json."""
+    out.mkdir(parents=True, exist_ok=True)
     listing = out / "behaviours.json"
     records = json.loads(listing.read_text(encoding="utf-8")) if listing.exists() else {}
-    records[plan.environment] = record
+    records[environment] = entry
     listing.write_text(json.dumps(dict(sorted(records.items())), indent=1) + "\n", encoding="utf-8")
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Command line; see the module's docstring."""
     parser = argparse.ArgumentParser(prog="python -m offbench.datasets.train_behaviours", description=__doc__)
-    parser.add_argument("name", choices=sorted(PLANS))
+    parser.add_argument("name", choices=sorted([*PLANS, *MAZES]))
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--steps", type=int, help="environment steps of training (default: the plan's)")
-    parser.add_argument("--out", type=Path, required=True, help="folder for the weights and behaviours.json")
-    parser.add_argument("--snapshots", type=Path, help="folder of the training snapshots (default: OUT/snapshots)")
-    parser.add_argument("--export-only", action="store_true", help="export the snapshots that are there")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the weights, logs and behaviours.json")
+    parser.add_argument("--export-only", action="store_true", help="export the run that is in OUT/runs")
     parser.add_argument("--note", default="", help="what else to say in behaviours.json about how it was trained")
     parser.add_argument("--episodes", type=int, default=100, help="episodes of each reported statistic")
     options = parser.parse_args(arguments)
-    snapshots = options.snapshots or options.out / "snapshots"
+    if options.name in MAZES:
+        export_controller(options.name, options.seed, options.out, episodes=options.episodes)
+        return
     if not options.export_only:
-        train(options.name, options.seed, options.steps or PLANS[options.name].steps, snapshots)
-    export(options.name, options.seed, snapshots, options.out, episodes=options.episodes, note=options.note)
+        train_run(options.name, options.seed, run_folder(options.out, options.name, options.seed))
+    export(options.name, options.seed, options.out, episodes=options.episodes, note=options.note)
 
 
 if __name__ == "__main__":

@@ -7,14 +7,14 @@ import hashlib
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 import gymnasium as gym
 import numpy as np
 import torch
 
-from offbench.errors import IncompatibleError, MissingExtraError, SpecError
+from offbench.datasets import environments
+from offbench.errors import IncompatibleError, SpecError
 from offbench.storage import finite_or_none
 
 if TYPE_CHECKING:
@@ -88,18 +88,13 @@ def make_environment(environment: str) -> gym.Env[Any, Any]:
     """
     try:
         with quiet():
-            env = gym.make(environment, disable_env_checker=True)
+            return environments.make_environment(environment)
     except (gym.error.Error, ImportError) as error:
-        if find_spec("mujoco") is None and "mujoco" in str(error).lower():
-            raise MissingExtraError(f"evaluating in {environment}", "mujoco") from error
         raise SpecError(
             f"cannot make the environment {environment!r}",
             str(error),
             "give the dataset another `environment`, or `environment: none` to train without evaluation",
         ) from error
-    if isinstance(env.observation_space, (gym.spaces.Dict, gym.spaces.Tuple)):
-        return gym.wrappers.FlattenObservation(env)
-    return env
 
 
 def check_environment(dataset: Dataset, environment: str) -> None:

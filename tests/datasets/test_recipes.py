@@ -1,8 +1,8 @@
-"""Built-in datasets: NumPy policies equal SB3's, builds are deterministic, atomic and readable."""
+"""Built-in datasets: every recipe builds, the schemes are what they say, builds are deterministic and atomic."""
 
 from __future__ import annotations
 
-import json
+import itertools
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -11,20 +11,30 @@ import gymnasium
 import numpy as np
 import pytest
 from gymnasium import spaces
-from safetensors.numpy import load_file
+from scipy import stats
 
-from offbench.datasets import behaviour, recipes, train_behaviours
-from offbench.datasets.behaviour import EpsilonMixture, TanhGaussian, UniformRandom, make_policy, roll_out
+from offbench.datasets import Dataset, behaviour, environments, list_datasets, load_dataset, recipes
+from offbench.datasets.behaviour import BEHAVIOURS, Categorical, make_policy
+from offbench.datasets.environments import make_environment
 from offbench.datasets.recipes import RECIPES, Part, Recipe
-from offbench.errors import MissingExtraError, StorageError, UnknownNameError
+from offbench.datasets.rollout import roll_out
+from offbench.datasets.training_log import DivergedError, load_log
+from offbench.errors import MissingExtraError, SpecError, StorageError, UnknownNameError
 
-ENVIRONMENTS = sorted(behaviour.behaviour_records())
-LIGHT = sorted(name for name in RECIPES if not name.startswith("hopper"))
-HOPPER = sorted(name for name in RECIPES if name.startswith("hopper"))
+SIMULATORS = {"mujoco": "mujoco", "minigrid": "minigrid", "minatar": "minatar", "robotics": "gymnasium_robotics"}
+DISCRETE = sorted({r.environment for r in RECIPES.values() if r.id.endswith("/noisy") and "Maze" not in r.environment})
+REPLAYS = sorted(name for name, recipe in RECIPES.items() if recipe.parts[0].behaviour == "training")
 
 
 def rng(seed: int = 0) -> np.random.Generator:
     return np.random.default_rng(seed)
+
+
+def needs(environment: str) -> None:
+    """Skip where the simulator of `environment` is not installed."""
+    for package in environments.packages(environment):
+        if package != "gymnasium":
+            pytest.importorskip(SIMULATORS.get(package, package).replace("-", "_"))
 
 
 @pytest.fixture
@@ -41,216 +51,219 @@ def tiny(cache: Path, monkeypatch: pytest.MonkeyPatch) -> Recipe:
     return recipe
 
 
-# --- policies ---
+# --- every recipe ---
 
 
-@pytest.mark.parametrize("environment", ENVIRONMENTS)
-def test_numpy_expert_equals_what_sb3_computed(environment: str) -> None:
-    check = behaviour.load_tensors(environment)
-    observations, actions = check["check/observations"], check["check/actions"]
-    space = _action_space(environment, actions)
-    policy = make_policy(environment, "expert", space, stochastic=False)
-    ours = policy.act(observations, rng())
-    np.testing.assert_allclose(ours, actions, atol=1e-5)
-    if isinstance(policy, TanhGaussian):
-        np.testing.assert_allclose(policy.distribution(observations)[1], check["check/log_std"], atol=1e-4)
-    else:
-        logits = policy.outputs(observations)
-        normalized = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
-        np.testing.assert_allclose(normalized, check["check/logits"], atol=1e-4)
-
-
-def _action_space(environment: str, actions: np.ndarray) -> spaces.Space:
-    """Of the environments that are shipped, without their simulators."""
-    known = {
-        "CartPole-v1": spaces.Discrete(2),
-        "Hopper-v5": spaces.Box(-1.0, 1.0, (3,), np.float32),
-        "Pendulum-v1": spaces.Box(-2.0, 2.0, (1,), np.float32),
-    }
-    return known[environment]
-
-
-@pytest.mark.parametrize("name", ["pendulum", "cartpole"])
-def test_numpy_policy_equals_a_live_sb3_model(name: str) -> None:
-    pytest.importorskip("stable_baselines3")
-    plan = train_behaviours.PLANS[name]
-    model = train_behaviours.make_model(plan, seed=3)
-    observations = np.stack([model.observation_space.sample() for _ in range(20)]).astype(np.float32)
-    theirs, _ = model.predict(observations, deterministic=True)
-    tensors = train_behaviours.policy_tensors(plan, model.policy.state_dict())
-    policy = behaviour.build_policy(tensors, plan.activation, model.action_space, stochastic=False)
-    np.testing.assert_allclose(policy.act(observations, rng()), theirs, atol=1e-5)
-
-
-def test_stochastic_tanh_gaussian_follows_its_distribution() -> None:
-    space = spaces.Box(-2.0, 2.0, (1,), np.float32)
-    policy = make_policy("Pendulum-v1", "replay-0", space)
-    assert isinstance(policy, TanhGaussian)
-    observations = np.tile(np.asarray([[0.6, 0.8, 0.3]], np.float32), (20_000, 1))
-    mean, log_std = policy.distribution(observations[:1])
-    latent = np.arctanh(np.clip(policy.act(observations, rng()) / 2, -0.9999999, 0.9999999))
-    assert np.median(latent) == pytest.approx(float(mean[0, 0]), abs=0.05)
-    quartiles = np.quantile(latent, [0.25, 0.75])
-    assert np.diff(quartiles)[0] == pytest.approx(2 * 0.6745 * np.exp(float(log_std[0, 0])), rel=0.05)
-
-
-def test_stochastic_categorical_follows_softmax() -> None:
-    policy = make_policy("CartPole-v1", "expert", spaces.Discrete(2))
-    observation = behaviour.load_tensors("CartPole-v1")["check/observations"][:1]
-    logits = policy.outputs(observation)[0].astype(np.float64)
-    probability = np.exp(logits[1]) / np.exp(logits).sum()
-    actions = policy.act(np.repeat(observation, 20_000, axis=0), rng())
-    assert actions.dtype == np.int64
-    assert actions.mean() == pytest.approx(probability, abs=0.015)
-
-
-def test_epsilon_mixture_explores_at_its_rate() -> None:
-    space = spaces.Box(-2.0, 2.0, (1,), np.float32)
-    greedy = make_policy("Pendulum-v1", "expert", space, stochastic=False)
-    policy = make_policy("Pendulum-v1", "expert", space, stochastic=False, epsilon=0.3)
-    assert isinstance(policy, EpsilonMixture)
-    observations = rng().normal(size=(5000, 3)).astype(np.float32)
-    changed = policy.act(observations, rng(1)) != greedy.act(observations, rng(1))
-    assert changed.mean() == pytest.approx(0.3, abs=0.03)
-
-
-def test_uniform_random_fills_the_space() -> None:
-    box = spaces.Box(np.asarray([-1.0, 0.0], np.float32), np.asarray([1.0, 5.0], np.float32))
-    actions = UniformRandom(box).act(np.zeros((10_000, 3)), rng())
-    assert actions.dtype == np.float32
-    np.testing.assert_allclose(actions.mean(axis=0), [0, 2.5], atol=0.1)
-    shifted = UniformRandom(spaces.Discrete(3, start=2)).act(np.zeros((1000, 3)), rng())
-    assert set(shifted) == {2, 3, 4}
-
-
-def test_unknown_names_suggest() -> None:
-    with pytest.raises(UnknownNameError, match="expert"):
-        make_policy("Pendulum-v1", "exprt", spaces.Box(-2, 2, (1,)))
-    with pytest.raises(UnknownNameError, match="pendulum/medium"):
-        recipes.build("pendulum/mediun")
-
-
-# --- training ---
-
-
-def test_roles_follow_the_plan() -> None:
-    plan = replace(train_behaviours.PLANS["pendulum"], medium=0.5, replay=3)
-    deterministic = {0: -90.0, 250: -90.0, 500: -90.0, 750: -70.0, 1000: -48.0, 1250: 0.0, 1500: 0.0}
-    roles = train_behaviours.choose_roles(plan, deterministic, deterministic, random=-100.0)
-    # 250 and 0 are as untrained as 500 (warm-up); of equal experts the one trained longest counts.
-    assert roles == {"expert": 1500, "medium": 1000, "replay-0": 500, "replay-1": 750, "replay-2": 1000}
-
-
-def test_training_gives_policies_that_play(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("stable_baselines3")
-    plan = replace(train_behaviours.PLANS["cartpole"], steps=2048, every=1024, select_episodes=2)
-    monkeypatch.setitem(train_behaviours.PLANS, "cartpole", plan)
-    train_behaviours.main(["cartpole", "--seed", "1", "--out", str(tmp_path), "--episodes", "3"])
-    records = json.loads((tmp_path / "behaviours.json").read_text(encoding="utf-8"))
-    shipped = behaviour.behaviour_record("CartPole-v1")
-    assert records["CartPole-v1"].keys() == shipped.keys()
-    assert records["CartPole-v1"]["training"].keys() == shipped["training"].keys()
-    tensors = load_file(tmp_path / "cartpole.safetensors")
-    expert = records["CartPole-v1"]["roles"]["expert"]
-    weights = {name.removeprefix(f"{expert}/"): tensor for name, tensor in tensors.items()}
-    policy = behaviour.build_policy(weights, "tanh", spaces.Discrete(2), stochastic=False)
-    np.testing.assert_array_equal(policy.act(tensors["check/observations"], rng()), tensors["check/actions"])
-
-
-# --- rolling out ---
-
-
-def test_episodes_replay_in_the_environment() -> None:
-    """Stored actions and reset states reproduce the stored frames and rewards: nothing is shifted."""
-    policy = make_policy("Pendulum-v1", "medium", spaces.Box(-2.0, 2.0, (1,), np.float32))
-    stream = roll_out("Pendulum-v1", policy, [7], lanes=3)
-    episodes = [next(stream) for _ in range(4)]
-    env = gymnasium.make("Pendulum-v1")
-    for episode in episodes:
-        assert len(episode) == 200
-        assert len(episode.observations) == 201
-        assert episode.truncated.tolist() == [False] * 199 + [True]
-        assert not episode.terminated.any()
-        env.reset()
-        cosine, sine, speed = episode.observations[0].astype(np.float64)
-        env.unwrapped.state = np.asarray([np.arctan2(sine, cosine), speed])
-        for step in range(20):
-            frame, reward, *_ = env.step(episode.actions[step])
-            np.testing.assert_allclose(frame, episode.observations[step + 1], atol=1e-3)
-            assert reward == pytest.approx(episode.rewards[step], abs=1e-3)
-
-
-def test_cartpole_failures_are_terminations() -> None:
-    stream = roll_out("CartPole-v1", UniformRandom(spaces.Discrete(2)), [0])
-    for _ in range(20):
-        episode = next(stream)
-        assert episode.terminated.tolist() == [False] * (len(episode) - 1) + [True]
-        assert not episode.truncated.any()
-
-
-# --- recipes ---
-
-
-@pytest.mark.parametrize("name", LIGHT)
-def test_light_datasets(name: str, cache: Path) -> None:
-    _check_dataset(name)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", HOPPER)
-def test_hopper_datasets(name: str, cache: Path) -> None:
-    pytest.importorskip("mujoco")
-    _check_dataset(name)
-
-
-def _check_dataset(name: str) -> None:
-    recipe = RECIPES[name]
-    dataset = recipes.load(name)
+@pytest.mark.parametrize("name", sorted(RECIPES))
+def test_every_recipe_builds(name: str, cache: Path) -> None:
+    recipe = recipes.get_recipe(name, size=400)
+    needs(recipe.environment)
+    dataset = load_dataset(name, size=400)
     assert dataset.name == name
     assert dataset.environment == recipe.environment
     assert dataset.provenance.source == f"recipe:{name}"
-    assert dataset.num_transitions >= recipe.size
-    assert dataset.last_known.all()
-    assert dataset.episode_complete.all()
     horizon = gymnasium.spec(recipe.environment).max_episode_steps
+    assert dataset.reference is not None
+    assert dataset.reference.horizon == horizon
+    assert dataset.last_known.all()
     assert dataset.episode_lengths.max() <= horizon
     ends_by_time = dataset.truncated[dataset.is_last]
     assert (dataset.episode_lengths[ends_by_time] == horizon).all()
-    assert dataset.num_transitions < recipe.size + horizon  # the last episode is finished, no more
-    score = dataset.reference.normalize(dataset.episode_returns, environment=recipe.environment).mean()
-    low, high = {
-        "random": (-5, 5),
-        "medium": (25, 70),
-        "expert": (85, 110),
-        "medium-replay": (-40, 40),
-        "mixed": (-5, 15),
-    }[name.split("/")[1]]
-    assert low < score < high
+    if name in REPLAYS:
+        assert dataset.num_transitions == 400  # a log is cut where asked
+    else:
+        assert dataset.episode_complete.all()
+        parts = len(recipe.parts)
+        assert 400 <= dataset.num_transitions < 400 + parts * horizon
+    env = make_environment(recipe.environment)
+    assert dataset.observation_space.shape == env.observation_space.shape
+    assert dataset.action_space == env.action_space
+    env.close()
     assert dataset.fingerprint == recipes.generate(recipe).fingerprint
 
 
-def test_mixed_is_random_then_expert(cache: Path) -> None:
-    dataset = recipes.load("cartpole/mixed")
-    expert = dataset.episode_returns == 500
-    first = int(np.argmax(expert))
-    assert expert[first:].all()
-    assert not expert[:first].any()
-    share = dataset.episode_lengths[expert].sum() / dataset.num_transitions
-    assert share == pytest.approx(0.2, abs=0.02)
+@pytest.mark.parametrize("environment", sorted(behaviour.behaviour_records()))
+def test_references_are_what_the_policies_reach(environment: str) -> None:
+    needs(environment)
+    record = behaviour.behaviour_record(environment)
+    env = make_environment(environment)
+    count = 8
+    for role, statistics in (
+        ("random", record["random"]),
+        ("expert", record["snapshots"][record["roles"]["expert"]]["deterministic"]),
+    ):
+        policy = make_policy(environment, role, env.action_space, stochastic=False)
+        episodes = itertools.islice(roll_out(environment, policy, [11]), count)
+        mean = np.mean([episode.rewards.sum() for episode in episodes])
+        # Returns are skewed, so 5 standard errors of a mean of eight; and 1 % for an expert without any spread.
+        allowed = 5 * statistics["std"] / np.sqrt(count) + 0.01 * (1 + abs(statistics["mean"]))
+        assert abs(mean - statistics["mean"]) <= allowed, role
+        error = statistics["std"] / np.sqrt(statistics["episodes"] - 1)
+        assert statistics["standard_error"] == pytest.approx(error, abs=2e-3)
+    env.close()
+
+
+def test_listing_shows_the_built_in_datasets() -> None:
+    listed = {entry.id: entry for entry in list_datasets()}
+    assert set(RECIPES) <= set(listed)
+    assert listed["cartpole/replay"].environment == "CartPole-v1"
+
+
+# --- schemes ---
+
+
+def _policy(environment: str, space: spaces.Space) -> Categorical:
+    policy = make_policy(environment, "expert", space, stochastic=False)
+    assert isinstance(policy, Categorical)
+    return policy
+
+
+def _greedy(dataset: Dataset, start: int = 0) -> np.ndarray:
+    """Whether each action from `start` on is the expert's."""
+    policy = _policy(str(dataset.environment), dataset.action_space)
+    observations = dataset.observations[dataset.frame_index[start:]]
+    return policy.act(observations, rng()) == dataset.actions[start:]
+
+
+@pytest.mark.parametrize("environment", DISCRETE)
+def test_five_schemes(environment: str) -> None:
+    needs(environment)
+    family = next(recipe.id for recipe in RECIPES.values() if recipe.environment == environment).split("/")[0]
+    size = 3000
+    made = {
+        scheme: recipes.generate(recipes.get_recipe(f"{family}/{scheme}", size=size))
+        for scheme in ("random", "expert", "noisy", "mixed")
+    }
+    actions = int(made["random"].action_space.n)
+
+    counts = np.bincount(made["random"].actions, minlength=actions)
+    assert stats.chisquare(counts).pvalue > 1e-4
+    # Equal values of two actions may be told apart differently in batches of other sizes: hence not quite 1.
+    assert _greedy(made["expert"]).mean() > 0.998
+
+    # A random action is the greedy one by chance in one of n cases.
+    off = 0.2 * (1 - 1 / actions)
+    noisy = _greedy(made["noisy"])
+    expected = np.asarray([off, 1 - off]) * len(noisy)
+    assert stats.chisquare([(~noisy).sum(), noisy.sum()], expected).pvalue > 1e-4
+
+    mixed = made["mixed"]
+    starts = mixed.episode_starts
+    border = int(starts[np.searchsorted(starts, 0.8 * size)])  # the first episode after 80 % of the transitions
+    assert _greedy(mixed, border).mean() > 0.998
+    random_counts = np.bincount(mixed.actions[:border], minlength=actions)
+    assert stats.chisquare(random_counts).pvalue > 1e-4
+    same = made["random"].actions[:border]
+    np.testing.assert_array_equal(mixed.actions[: len(same)], same)  # the random part is the random dataset's
+
+
+def test_medium_expert_is_medium_then_expert() -> None:
+    both = recipes.generate(recipes.get_recipe("pendulum/medium-expert", size=2000))
+    medium = recipes.generate(recipes.get_recipe("pendulum/medium", size=1000))
+    np.testing.assert_array_equal(both.actions[:1000], medium.actions[:1000])
+    policy = make_policy("Pendulum-v1", "expert", both.action_space, stochastic=False)
+    later = both.observations[both.frame_index[1000:]]
+    np.testing.assert_allclose(both.actions[1000:], policy.act(later, rng()), atol=1e-4)
+
+
+@pytest.mark.parametrize("name", REPLAYS)
+def test_replay_is_the_training_run(name: str) -> None:
+    recipe = recipes.get_recipe(name, size=min(RECIPES[name].size, 3000))
+    needs(recipe.environment)
+    log = load_log(BEHAVIOURS / behaviour.log_file(recipe.environment))
+    dataset = recipes.generate(recipe)
+    assert dataset.provenance.details["training_run"] == "the shipped one"
+    assert dataset.num_transitions == recipe.size
+    complete = dataset.episode_complete
+    np.testing.assert_array_equal(dataset.episode_lengths[complete], log.lengths[: complete.sum()])
+    np.testing.assert_allclose(dataset.episode_returns[complete], log.returns[: complete.sum()], rtol=1e-5, atol=1e-3)
+    if isinstance(dataset.action_space, spaces.Discrete):
+        np.testing.assert_array_equal(dataset.actions, log.actions[: recipe.size])
+        # Exploration falls from 1 to 0.01 over 1,000 updates, so the first half is more random than the last third.
+        record = behaviour.behaviour_record(recipe.environment)["training"]["settings"]
+        assert (record["explore_updates"], record["epsilon"], record["batch"]) == (1000, 0.01, 32)
+        assert stats.chisquare(np.bincount(dataset.actions[:200], minlength=dataset.action_space.n)).pvalue > 1e-4
+    else:
+        low, high = dataset.action_space.low, dataset.action_space.high
+        played = np.rint((dataset.actions - low) / (high - low) * 254 - 127)
+        np.testing.assert_array_equal(played, log.actions[: recipe.size])
+
+
+def test_whole_replay_of_a_classic_environment(cache: Path) -> None:
+    """All transitions of the run, with the size of the paper and the very episodes of training."""
+    dataset = load_dataset("cartpole/replay")
+    log = load_log(BEHAVIOURS / behaviour.log_file("CartPole-v1"))
+    assert dataset.num_transitions == 100_000 == len(log)
+    complete = dataset.episode_complete
+    np.testing.assert_array_equal(dataset.episode_lengths[complete], log.lengths)
+    assert dataset.episode_returns[:20].mean() < 60 < dataset.episode_returns[-20:].mean()
+
+
+# --- sizes, seeds and names ---
 
 
 def test_seed_decides_the_data(tiny: Recipe) -> None:
     same, other = recipes.generate(tiny), recipes.generate(replace(tiny, seed=1))
     assert same.fingerprint == recipes.generate(tiny).fingerprint
     assert same.fingerprint != other.fingerprint
+    assert recipes.load(tiny.id, seed=1).fingerprint == other.fingerprint
+
+
+def test_sizes_have_their_own_place_in_the_cache(tiny: Recipe) -> None:
+    small, usual = recipes.load(tiny.id, size=100), recipes.load(tiny.id)
+    assert 100 <= small.num_transitions < usual.num_transitions
+    assert recipes.build(tiny.id, size=100) != recipes.build(tiny.id)
+    assert recipes.build(tiny.id, size=300, seed=0) == recipes.build(tiny.id)
+
+
+def test_unusable_requests_are_explained() -> None:
+    with pytest.raises(UnknownNameError, match="pendulum/medium"):
+        recipes.build("pendulum/mediun")
+    with pytest.raises(SpecError, match="0 transitions"):
+        recipes.build("cartpole/random", size=0)
+    with pytest.raises(SpecError, match="seed -1"):
+        recipes.build("cartpole/random", seed=-1)
+    with pytest.raises(UnknownNameError, match="expert"):
+        make_policy("Pendulum-v1", "exprt", spaces.Box(-2, 2, (1,)))
+
+
+def test_another_seed_of_a_replay_is_another_training_run(cache: Path) -> None:
+    first = recipes.generate(recipes.get_recipe("cartpole/replay", size=150, seed=5))
+    assert first.provenance.details["training_run"] == "trained here"
+    assert first.num_transitions == 150
+    again = recipes.generate(recipes.get_recipe("cartpole/replay", size=150, seed=5))
+    assert first.fingerprint == again.fingerprint
+    shipped = recipes.generate(recipes.get_recipe("cartpole/replay", size=150))
+    assert first.fingerprint != shipped.fingerprint
+
+
+def test_a_simulator_that_does_not_repeat_the_log_trains_anew(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[int] = []
+    play = recipes.play
+
+    def differs(environment: str, log: recipes.TrainingLog, progress: object = None) -> object:
+        calls.append(len(log.lengths))
+        if len(calls) == 1:
+            raise DivergedError("the simulator's state differs")
+        return play(environment, log)
+
+    monkeypatch.setattr(recipes, "play", differs)
+    with pytest.warns(UserWarning, match="training anew"):
+        dataset = recipes.generate(recipes.get_recipe("cartpole/replay", size=120))
+    assert dataset.provenance.details["training_run"] == "trained here"
+    assert dataset.num_transitions == 120
 
 
 def test_hash_follows_recipe_and_weights(tiny: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
     before = recipes.recipe_hash(tiny)
     assert recipes.recipe_hash(replace(tiny, description="other words")) == before
     assert recipes.recipe_hash(replace(tiny, size=301)) != before
+    assert recipes.recipe_hash(replace(tiny, seed=1)) != before
     monkeypatch.setattr(recipes, "behaviour_digest", lambda environment, role: "other weights")
     assert recipes.recipe_hash(tiny) != before
+
+
+# --- the cache ---
 
 
 def test_build_is_cached_and_forced(tiny: Recipe, cache: Path) -> None:
@@ -310,13 +323,15 @@ def test_full_disk_is_a_storage_error_and_leaves_nothing(
     assert not recipes.dataset_path(tiny).exists()
 
 
-def test_missing_simulator_names_the_extra(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("name", "extra"), [("hopper/random", "mujoco")])
+def test_missing_simulator_names_the_extra(name: str, extra: str, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def make(*_: object, **__: object) -> None:
-        raise gymnasium.error.DependencyNotInstalled("MuJoCo is not installed")
+        raise gymnasium.error.DependencyNotInstalled("the simulator is not installed")
 
     monkeypatch.setattr(gymnasium, "make", make)
-    with pytest.raises(MissingExtraError, match=r"Hopper-v5(.|\n)*offbench\[mujoco\]"):
-        recipes.build("hopper/random")
+    environment = RECIPES[name].environment
+    with pytest.raises(MissingExtraError, match=rf"{environment}(.|\n)*offbench\[{extra}\]"):
+        recipes.build(name)
 
 
 def _leftovers(cache: Path) -> list[Path]:

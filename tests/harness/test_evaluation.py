@@ -91,7 +91,6 @@ def test_environment_errors(monkeypatch: pytest.MonkeyPatch) -> None:
         raise gym.error.DependencyNotInstalled("MuJoCo is not installed, run `pip install gymnasium[mujoco]`")
 
     monkeypatch.setattr(gym, "make", missing)
-    monkeypatch.setattr("offbench.evaluation.find_spec", lambda name: None)
     with pytest.raises(MissingExtraError, match=r"offbench\[mujoco\]"):
         make_environment("Hopper-v5")
 
