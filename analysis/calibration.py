@@ -1,9 +1,8 @@
-"""Widening of percentile intervals for few seeds, as one formula for aggregates, differences, probabilities of
-improvement and learning curves; profiles share its degrees of freedom.
+"""Calibrated intervals of comparisons, with the standard errors and degrees of freedom of `intervals`.
 
-A bootstrap within datasets of N runs sees the plug-in variance, (N-1)/N of the unbiased one, and treats it as known.
-The bounds are therefore stretched about the point estimate by sqrt(inflation) * t_df / z, with Satterthwaite degrees
-of freedom over the datasets that contribute to the standard error.
+Differences and learning curves are symmetric: the point +- t * standard error. Where a quantity has bounds (a
+probability, a budget's curve), percentile bounds are stretched about the point by sqrt(inflation) * t / z instead: a
+bootstrap within datasets of N runs sees the plug-in variance, (N-1)/N of the unbiased one, and treats it as known.
 """
 
 from __future__ import annotations
@@ -16,6 +15,7 @@ from typing import Literal
 
 import numpy as np
 
+from offbench.analysis.intervals import contributions, median_error, satterthwaite
 from offbench.analysis.metrics import trim_fraction
 from offbench.analysis.score_checks import ScoreError
 from offbench.analysis.student_t import t_quantile
@@ -42,27 +42,16 @@ def stretch(variances: np.ndarray, sizes: np.ndarray, level: float) -> float:
     Returns:
         The factor. Where no group varies, that of the smallest group.
     """
-    df, inflation = float(sizes.min() - 1), float(sizes.min() / (sizes.min() - 1))
     total = float(variances.sum())
+    inflation = float(sizes.min() / (sizes.min() - 1))
     if total > 0:
-        shares = variances / total  # squares of tiny variances would underflow
-        inflation = float(1 / (shares * (sizes - 1) / sizes).sum())
-        df = float(1 / (shares**2 / (sizes - 1)).sum())
+        inflation = 1 / float((variances / total * (sizes - 1) / sizes).sum())
+    df = satterthwaite(variances, sizes - 1)
     upper = 0.5 + level / 2
-    return math.sqrt(inflation) * _t(upper, df) / NormalDist().inv_cdf(upper)
+    return math.sqrt(inflation) * t_at(upper, df) / NormalDist().inv_cdf(upper)
 
 
-def t_margin(variances: np.ndarray, sizes: np.ndarray, level: float) -> float:
-    """t * standard error, where groups of `sizes` runs [G] contribute `variances` [G] to the squared standard error."""
-    total = float(variances.sum())
-    if total <= 0:
-        return 0.0
-    shares = variances / total
-    df = float(1 / (shares**2 / (sizes - 1)).sum())
-    return _t(0.5 + level / 2, df) * math.sqrt(total)
-
-
-def _t(probability: float, df: float) -> float:
+def t_at(probability: float, df: float) -> float:
     """Quantile of Student's t, interpolated where many are needed: relative error below 1e-5."""
     if df < 5:
         return t_quantile(probability, df)
@@ -77,33 +66,34 @@ def _t_table(probability: float) -> tuple[np.ndarray, np.ndarray]:
     return inverse, np.array(quantiles)
 
 
-def contributions(cells: Sequence[np.ndarray], metric: str, gamma: float) -> np.ndarray:
-    """Contribution of each dataset's runs to the squared standard error of an aggregate [M].
+def standard_error(
+    metric: str, cells: Sequence[np.ndarray], *, replicates: np.ndarray | None, gamma: float, seed: int
+) -> tuple[float, float]:
+    """Standard error of an aggregate over cells and its degrees of freedom, as its calibrated interval has them.
 
-    For IQM and other trimmed means, scores are winsorised at the pooled quantiles. For the median over datasets the
-    mean's contributions are returned; use `aggregate_stretch`, which is more careful there.
+    Args:
+        replicates: of the bootstrap [B]; needed by IQM and other trimmed means only.
+        seed: of the median's standard error.
     """
-    sizes = np.array([cell.size for cell in cells], dtype=np.float64)
-    weights = np.full(len(cells), 1 / len(cells))
-    fraction = trim_fraction(metric)
-    if fraction is not None:
-        low, high = np.quantile(np.concatenate(list(cells)), [fraction, 1 - fraction])
-        cells = [np.clip(cell, low, high) for cell in cells]
-        weights = sizes / sizes.sum()  # trimmed means pool runs
-    elif metric == "optimality_gap":
-        cells = [np.minimum(cell, gamma) for cell in cells]
-    return weights**2 * np.array([cell.var(ddof=1) for cell in cells]) / sizes
-
-
-def aggregate_stretch(groups: Sequence[Sequence[np.ndarray]], metric: str, level: float, gamma: float) -> float:
-    """`stretch` for an aggregate (one group of cells) or a difference of two.
-
-    The median rests on the one or two datasets in the middle, so it takes the factor of the smallest cell.
-    """
-    sizes = np.array([cell.size for cells in groups for cell in cells], dtype=np.float64)
     if metric == "median":
-        return stretch(np.zeros(sizes.size), sizes, level)
-    return stretch(np.concatenate([contributions(cells, metric, gamma) for cells in groups]), sizes, level)
+        return median_error(cells, seed)
+    variances, freedom = contributions(metric, cells, gamma)
+    if replicates is None or trim_fraction(metric) is None:
+        return math.sqrt(variances.sum()), satterthwaite(variances, freedom)
+    sizes = np.array([cell.size for cell in cells], dtype=np.float64)
+    shares = (
+        variances / variances.sum() if variances.sum() > 0 else (sizes == sizes.min()) / (sizes == sizes.min()).sum()
+    )
+    inflation = 1 / float((shares * (sizes - 1) / sizes).sum())
+    return float(replicates.std()) * math.sqrt(inflation), satterthwaite(variances, freedom)
+
+
+def margin(errors: Sequence[float], freedom: Sequence[float], level: float) -> float:
+    """t * standard error of a sum or difference of independent estimates, from their errors and degrees of freedom."""
+    squares = np.square(errors)
+    if not squares.any():
+        return 0.0
+    return t_at(0.5 + level / 2, satterthwaite(squares, np.asarray(freedom))) * math.sqrt(squares.sum())
 
 
 def interval(

@@ -17,7 +17,7 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
-from offbench.analysis.calibration import Method, aggregate_stretch, interval, require_method, stretch
+from offbench.analysis.calibration import Method, interval, margin, require_method, standard_error, stretch
 from offbench.analysis.metrics import point as aggregate_point
 from offbench.analysis.metrics import trim_fraction
 from offbench.analysis.resampling import bootstrap
@@ -166,7 +166,7 @@ def probability_of_improvement(
         low, high = interval(replicates, point, level, factor, 0.0, 1.0)
     notes = shared.notes
     if low == high:
-        notes += ("The interval has no width, since resampled runs never change their order.",)
+        notes += ("The probability's interval has no width, since resampled runs never change their order.",)
     return _comparison("probability of improvement", shared, point, low, high, reason, level, method, reps, notes)
 
 
@@ -273,14 +273,25 @@ def difference(
     low, high, reason = math.nan, math.nan, _single_seed(shared)
     notes = shared.notes
     if not reason:
+        seeds = [stream_seed(seed, name) for name in (first, second)]
         draws = [
-            bootstrap(cells, reps=reps, seed=stream_seed(seed, name), gamma=gamma, metrics=(metric,))[metric]
-            for name, cells in zip((first, second), sides, strict=True)
+            bootstrap(cells, reps=reps, seed=key, gamma=gamma, metrics=(metric,))[metric]
+            for key, cells in zip(seeds, sides, strict=True)
         ]
-        factor = aggregate_stretch(sides, metric, level, gamma) if method == "calibrated" else 1.0
-        low, high = interval(draws[0] - draws[1], point, level, factor)
+        if method == "percentile":
+            low, high = interval(draws[0] - draws[1], point, level)
+        else:
+            errors, freedom = zip(
+                *(
+                    standard_error(metric, cells, replicates=replicates, gamma=gamma, seed=key)
+                    for cells, replicates, key in zip(sides, draws, seeds, strict=True)
+                ),
+                strict=True,
+            )
+            half = margin(errors, freedom, level)
+            low, high = point - half, point + half
         if low == high:
-            notes += ("The interval has no width, since the runs that count are identical.",)
+            notes += ("The difference's interval has no width, since the runs that count are identical.",)
     name = f"difference in {_NAMES.get(metric, metric)}"
     return _comparison(name, shared, point, low, high, reason, level, method, reps, notes)
 

@@ -15,7 +15,7 @@ from typing import TypeAlias
 import numpy as np
 import pandas as pd
 
-from offbench.analysis.calibration import Method, aggregate_stretch, require_method
+from offbench.analysis.calibration import Method, margin, require_method, standard_error
 from offbench.analysis.metrics import RowStatistics, point, trim_fraction
 from offbench.analysis.score_checks import KEYS, ScoreError, require_finite, require_unique, some
 from offbench.analysis.scores import ScoreTable
@@ -336,13 +336,14 @@ def _bounds(
         index = np.hstack([first + rng.integers(0, n, size=(b, n)) for first, n in zip(starts, sizes, strict=True)])
         chunk = by_step[:, index].reshape(steps * b, -1)  # the same runs at every step
         parts.append(statistics(chunk)[metric].reshape(steps, b))
-    low, high = np.percentile(np.concatenate(parts, axis=1), [50 - 50 * level, 50 + 50 * level], axis=1)
+    replicates = np.concatenate(parts, axis=1)
+    low, high = np.percentile(replicates, [50 - 50 * level, 50 + 50 * level], axis=1)
     if method == "calibrated":
         for s in range(steps):
             at_step = [cell[:, s] for cell in cells]
-            centre = point(metric, at_step, gamma)
-            factor = aggregate_stretch([at_step], metric, level, gamma)
-            low[s], high[s] = centre + (low[s] - centre) * factor, centre + (high[s] - centre) * factor
+            error, freedom = standard_error(metric, at_step, replicates=replicates[s], gamma=gamma, seed=seed)
+            centre, half = point(metric, at_step, gamma), margin([error], [freedom], level)
+            low[s], high[s] = centre - half, centre + half
     return low, high
 
 

@@ -15,9 +15,10 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from offbench.analysis.calibration import Method, require_method, t_margin
+from offbench.analysis.calibration import Method, margin, require_method
 from offbench.analysis.score_checks import ScoreError
 from offbench.analysis.shared_scores import Scores, SharedScores, draw_counts, shared_scores, stream_seed
+from offbench.analysis.wording import number
 
 Kind = Literal["scores", "averages"]
 
@@ -75,7 +76,7 @@ class PerformanceProfile:
 
     def at(self, tau: float) -> str:
         """What the profiles say at the computed threshold nearest to `tau`, in words."""
-        nearest = self.taus[np.abs(self.taus - tau).argmin()]
+        nearest = float(self.taus[np.abs(self.taus - tau).argmin()])
         rows = self.curves[self.curves["tau"] == nearest].sort_values("profile", ascending=False, kind="stable")
         unit = "of runs" if self.kind == "scores" else "of datasets, by their mean"
         shares = [
@@ -83,7 +84,7 @@ class PerformanceProfile:
             + ("" if math.isnan(row.low) else f" [{100 * row.low:.0f}, {100 * row.high:.0f}]")
             for row in rows.itertuples()
         ]
-        return f"Share {unit}, above a score of {nearest:g}: {', '.join(shares)}."
+        return f"Share {unit}, above a score of {number(nearest)}: {', '.join(shares)}."
 
     @property
     def sentence(self) -> str:
@@ -230,9 +231,10 @@ def _smooth_band(
     tasks = len(cells)
     variances = chances * (1 - chances) / tasks**2
     if kind == "scores":
-        half = np.array([t_margin(column, sizes, level) for column in (variances / (sizes - 1)[:, None]).T])
+        errors = np.sqrt(variances / (sizes - 1)[:, None])
+        half = np.array([margin(column, sizes - 1, level) for column in errors.T])
         return np.maximum(profile - half, 0.0), np.minimum(profile + half, 1.0)
-    half = np.array([t_margin(column, sizes, level) for column in variances.T])
+    half = np.array([margin(column, sizes - 1, level) for column in np.sqrt(variances).T])
     # A share of datasets is a whole number over their count: round with half a dataset as continuity correction.
     centre = chances.mean(axis=0)
     low = np.ceil(tasks * (centre - half) - 0.5) / tasks
