@@ -111,9 +111,10 @@ def read_small_column(group: h5py.h5g.GroupID, name: str, path: Path) -> Array:
     for depth in range(1, len(parts) + 1):
         _require_hard_link(group, "/".join(parts[:depth]), path)
     column = h5py.h5d.open(group, name.encode())
-    properties = column.get_create_plist()
-    if properties.get_layout() == h5py.h5d.VIRTUAL or properties.get_external_count():
-        raise _elsewhere(name, path, "values stored outside")
+    if column.get_offset() is None:  # not one block of this file: only then its properties are worth their time
+        properties = column.get_create_plist()
+        if properties.get_layout() == h5py.h5d.VIRTUAL or properties.get_external_count():
+            raise _elsewhere(name, path, "values stored outside")
     dtype, shape = column.dtype, column.shape
     if dtype.kind not in "biuf":
         return np.asarray(h5py.Dataset(column)[()])
