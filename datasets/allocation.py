@@ -18,6 +18,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from offbench.errors import StorageError
+
 # Small enough to stay in a processor's cache between two passes, large enough that Python's part is not felt.
 BLOCK_BYTES = 2 << 20
 LEAST_BYTES = 1 << 20  # arrays below stay in memory
@@ -36,22 +38,34 @@ def on_disk(folder: Path) -> Iterator[None]:
 
 
 def allocate(shape: Sequence[int], dtype: DTypeLike) -> NDArray[Any]:
-    """Return an array with arbitrary content: in memory, or a new .npy file mapped into it inside `on_disk`."""
+    """Return an array with arbitrary content: in memory, or a new .npy file mapped into it inside `on_disk`.
+
+    Raises:
+        StorageError: the file cannot be made.
+    """
     dtype, folder = np.dtype(dtype), _folder.get()
     if folder is None or math.prod(shape) * dtype.itemsize < LEAST_BYTES:
         return np.empty(shape, dtype)
-    return np.lib.format.open_memmap(folder / f"{uuid.uuid4().hex}.npy", mode="w+", dtype=dtype, shape=tuple(shape))
+    file = folder / f"{uuid.uuid4().hex}.npy"
+    try:
+        return np.lib.format.open_memmap(file, mode="w+", dtype=dtype, shape=tuple(shape))
+    except OSError as error:
+        raise StorageError(
+            f"cannot keep a column of shape {tuple(shape)} in {folder}",
+            str(error),
+            "free disk space, or set OFFBENCH_CACHE to another folder",
+        ) from error
 
 
-def blocks(array: Any, *, multiple: int = 1, size: int = BLOCK_BYTES) -> Iterator[slice]:
+def blocks(array: Any, *, multiple: int = 1, size: int | None = None) -> Iterator[slice]:
     """Yield slices that cover the rows of `array` (anything with shape and dtype) in order.
 
     Args:
         array: [N, ...].
         multiple: rows per block are a multiple of this, e.g. of the rows of a file's chunk.
-        size: bytes per block, about.
+        size: bytes per block, about; BLOCK_BYTES if it is not given.
     """
     row = math.prod(array.shape[1:]) * array.dtype.itemsize
-    step = max(1, size // max(1, row * multiple)) * multiple
+    step = max(1, (size or BLOCK_BYTES) // max(1, row * multiple)) * multiple
     for start in range(0, array.shape[0], step):
         yield slice(start, min(start + step, array.shape[0]))

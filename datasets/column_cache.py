@@ -8,6 +8,9 @@ stale; it appears complete or not at all. An entry whose manifest or columns wer
 When: OFFBENCH_CACHE_COLUMNS is "auto" (files of 1 MiB that parse to at least 32 MiB of columns: below, parsing takes
 less than a tenth of a second), "always" or "never". Where: `cache_dir()`. How much: the least recently used entries go
 when all of them exceed OFFBENCH_CACHE_COLUMNS_GB (default 50).
+
+A source that would take more than half of the free memory (`streaming.estimate_memory`) is parsed straight into the
+files of its entry, block by block, whatever the settings say about the cache, unless they say "never".
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ import hashlib
 import json
 import os
 import shutil
+import sys
 import time
 import uuid
 import warnings
@@ -31,14 +35,17 @@ import filelock
 import gymnasium
 import numpy as np
 
+from offbench.datasets.allocation import on_disk
 from offbench.datasets.columns import Array
 from offbench.datasets.dataset import CORE_COLUMNS, Dataset
 from offbench.datasets.description import describe, restore
 from offbench.datasets.download import cache_dir
 from offbench.datasets.spaces import space_to_json
-from offbench.errors import DatasetError, SpecError
+from offbench.datasets.streaming import available_memory, estimate_memory, fits_into_memory
+from offbench.errors import DatasetError, SpecError, StorageError
 
 SCHEMA = "offbench-columns-1"
+ANNOUNCED_BYTES = 1 << 30
 MANIFEST = "manifest.json"
 AUTO_FILE_BYTES = 1 << 20
 AUTO_COLUMN_BYTES = 32 << 20
@@ -103,6 +110,7 @@ def cached_read(
     path = Path(path).expanduser()
     request = _request(path, format, options, also) if mode != "never" and path.exists() else None
     if request is None or (mode == "auto" and request.bytes < AUTO_FILE_BYTES):
+        _announce(path, cached=False)
         return reader()
     found = _open(request.folder)
     if found is not None:
@@ -119,6 +127,8 @@ def cached_read(
         found = _open(request.folder)
         if found is not None:
             return found
+        if _announce(path, cached=True):
+            return _parse_on_disk(reader, request)
         dataset = reader()
         size = sum(column.nbytes for column in _columns(dataset).values())
         if (mode == "auto" and size < AUTO_COLUMN_BYTES) or not request.unchanged():
@@ -182,13 +192,17 @@ class _Request:
     folder: Path
 
     @property
+    def newest(self) -> float:
+        """When one of the files was last changed, in seconds since the epoch."""
+        return max(max(identity["mtime_ns"], identity["ctime_ns"]) for identity in self.identities) / 1e9
+
+    @property
     def bytes(self) -> int:
         return sum(identity["size"] for identity in self.identities)
 
     def unchanged(self) -> bool:
         """Whether the files are the ones that were read, for certain: old enough that an edit would show."""
-        newest = max(max(identity["mtime_ns"], identity["ctime_ns"]) for identity in self.identities) / 1e9
-        return newest < time.time() - SETTLED_SECONDS and _identities(self.files) == self.identities
+        return self.newest < time.time() - SETTLED_SECONDS and _identities(self.files) == self.identities
 
 
 def _mode() -> str:
@@ -314,38 +328,106 @@ def _store(dataset: Dataset, request: _Request, size: int) -> None:
     root = request.folder.parent
     if shutil.disk_usage(root).free < 2 * size:
         raise OSError(f"only {shutil.disk_usage(root).free / 1e9:.1f} GB are free in {root}")
-    for outdated in root.glob(f"{request.folder.name.partition('-')[0]}-*"):
-        if outdated.is_dir():
-            _remove(outdated)
     aside = root / f".{uuid.uuid4().hex}"
     aside.mkdir()
     try:
-        stored = {}
-        for index, (name, column) in enumerate(_columns(dataset).items()):
-            file = aside / f"{index:03d}.npy"
-            np.save(file, column, allow_pickle=False)
-            stored[name] = {
-                "file": file.name,
-                "dtype": column.dtype.str,
-                "shape": list(column.shape),
-                **_column_identity(file),
-            }
-        manifest = {
-            "source": request.source,
-            "format": request.format,
-            "files": [str(file) for file in request.files],
-            "identities": request.identities,
-            "bytes": size,
-            "fingerprint": dataset.fingerprint,
-            "description": describe(dataset),
-            "columns": stored,
-        }
-        text = json.dumps(manifest)
-        (aside / MANIFEST).write_text(f"{_checksum(text)}\n{text}", encoding="utf-8")
-        aside.rename(request.folder)
+        _write_entry(dataset, aside, request)
+        _publish(aside, request.folder)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
+
+
+def _parse_on_disk(reader: Callable[[], Dataset], request: _Request) -> Dataset:
+    """Parse into the files of the entry, so that the columns are never in memory as a whole."""
+    # A file that has only just been written is given the time after which an edit would show.
+    time.sleep(max(0.0, min(SETTLED_SECONDS, request.newest + SETTLED_SECONDS - time.time())))
+    aside = request.folder.parent / f".{uuid.uuid4().hex}"
+    try:
+        aside.mkdir()
+        with on_disk(aside):
+            # No column is mapped any longer when this returns: Windows does not move mapped files.
+            _write_entry(reader(), aside, request)
+        if not request.unchanged():
+            raise DatasetError(f"{request.source} was changed while it was read", "", "read it again")
+        _publish(aside, request.folder)
+    except OSError as error:
+        raise StorageError(
+            f"{request.source} does not fit into memory, and its columns cannot be written to {aside.parent}",
+            str(error),
+            "free disk space, or set OFFBENCH_CACHE to another folder",
+        ) from error
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+    dataset = _open(request.folder)
+    if dataset is None:
+        raise StorageError(f"the columns in {request.folder} were damaged or removed at once", "", "try again")
+    return dataset
+
+
+def _write_entry(dataset: Dataset, aside: Path, request: _Request) -> None:
+    """Write columns and manifest to the folder `aside`; a column that is a file there already is left as it is."""
+    stored = {}
+    for index, (name, column) in enumerate(_columns(dataset).items()):
+        file = _file_of(column)
+        if file is None or file.parent != aside:
+            file = aside / f"{index:03d}.npy"
+            np.save(file, column, allow_pickle=False)
+        stored[name] = {
+            "file": file.name,
+            "dtype": column.dtype.str,
+            "shape": list(column.shape),
+            **_column_identity(file),
+        }
+    manifest = {
+        "source": request.source,
+        "format": request.format,
+        "files": [str(file) for file in request.files],
+        "identities": request.identities,
+        "bytes": sum(column.nbytes for column in _columns(dataset).values()),
+        "fingerprint": dataset.fingerprint,
+        "description": describe(dataset),
+        "columns": stored,
+    }
+    text = json.dumps(manifest)
+    (aside / MANIFEST).write_text(f"{_checksum(text)}\n{text}", encoding="utf-8")
+    for left in {*aside.iterdir()} - {aside / MANIFEST, *(aside / column["file"] for column in stored.values())}:
+        with contextlib.suppress(OSError):  # Windows: still mapped by an array that nobody will read
+            left.unlink()
+
+
+def _file_of(column: Array) -> Path | None:
+    """Return the .npy file of which `column` is the whole; None if there is none."""
+    memory: Any = column
+    while isinstance(memory.base, np.ndarray):
+        memory = memory.base
+    whole = isinstance(memory, np.memmap) and memory.shape == column.shape and memory.dtype == column.dtype
+    if not whole or memory.ctypes.data != column.ctypes.data or not column.flags.c_contiguous:
+        return None
+    memory.flush()
+    return None if memory.filename is None else Path(memory.filename)
+
+
+def _publish(aside: Path, folder: Path) -> None:
+    """Let the entry appear, in place of older ones of the same request, and make room."""
+    for outdated in folder.parent.glob(f"{folder.name.partition('-')[0]}-*"):
+        if outdated.is_dir():
+            _remove(outdated)
+    aside.rename(folder)
     clear_cache(keep_bytes=int(_limit_gb() * 1e9))
+
+
+def _announce(path: Path, *, cached: bool) -> bool:
+    """Say on standard error what a large source takes; return whether that is more than memory has room for."""
+    size = estimate_memory(path) if path.exists() else 0
+    fits = fits_into_memory(size)
+    if fits and size < ANNOUNCED_BYTES:
+        return False
+    text = f"{path.name} takes about {size / 1e9:.1f} GB once it is read"
+    if not fits:
+        text += f"; {(available_memory() or 0) / 1e9:.1f} GB of memory are free"
+        text += f", so its columns are kept in {cache_dir() / 'columns'}" if cached else ": it may not fit"
+    print(text, file=sys.stderr)
+    return not fits
 
 
 def _limit_gb() -> float:

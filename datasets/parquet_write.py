@@ -21,7 +21,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from offbench.datasets.allocation import allocate, blocks
+from offbench.datasets.allocation import allocate
 from offbench.datasets.columns import Array, freeze
 from offbench.datasets.d4rl_write import restored_frames
 from offbench.datasets.dataset import CORE_COLUMNS, Dataset
@@ -34,7 +34,7 @@ METADATA_KEY = b"offbench"
 SCHEMA = "offbench-parquet-1"
 EPISODE, STEP, LAST = "episode", "step", "last_observation"
 MAXIMUM_COLUMNS = 128
-ROW_GROUP_BYTES = 16 << 20
+ROW_GROUP_BYTES = 8 << 20
 # Stored per episode or as rows of another kind: not columns of the table.
 NOT_PER_ROW = ("episode_starts", "last_known")
 
@@ -113,6 +113,10 @@ def _fields(dataset: Dataset) -> dict[str, _Field]:
     return {name: _Field(column.shape[1:], column.dtype, names[name]) for name, column in present.items()}
 
 
+def _rows_per_group(fields: dict[str, _Field]) -> int:
+    return max(1, ROW_GROUP_BYTES // max(1, sum(field.size * field.dtype.itemsize for field in fields.values())))
+
+
 def _write(dataset: Dataset, path: Path, compression: str) -> None:
     fields = _fields(dataset)
     try:
@@ -137,7 +141,9 @@ def _write(dataset: Dataset, path: Path, compression: str) -> None:
     ends = np.append(starts[1:], dataset.num_transitions) - 1
     last = last_frame_index(starts, dataset.last_known, dataset.num_transitions)
     with pq.ParquetWriter(path, schema, compression=compression, use_dictionary=False) as writer:
-        for rows in blocks(dataset.observations[: dataset.num_transitions], size=ROW_GROUP_BYTES):
+        step = _rows_per_group(fields)
+        for begin in range(0, dataset.num_transitions, step):
+            rows = slice(begin, min(begin + step, dataset.num_transitions))
             numbers = np.arange(rows.start, rows.stop)
             episodes = np.searchsorted(starts, numbers, side="right") - 1
             frames = step_frames(starts, dataset.last_known, rows)
@@ -204,8 +210,7 @@ def _restore(file: pq.ParquetFile, metadata: dict[str, Any], path: Path) -> dict
     episodes, steps, ends_known = np.empty(rows, np.int64), np.empty(rows, np.int64), np.empty(rows, np.bool_)
     kept: list[Array] = [np.empty(0, fields["observations"].dtype)]
     done = 0
-    width = sum(field.size * field.dtype.itemsize for field in fields.values())
-    for batch in file.iter_batches(batch_size=max(1, ROW_GROUP_BYTES // max(1, width))):
+    for batch in file.iter_batches(batch_size=_rows_per_group(fields)):
         block = slice(done, done + batch.num_rows)
         episodes[block], steps[block] = batch.column(EPISODE).to_numpy(), batch.column(STEP).to_numpy()
         for name, field in fields.items():
