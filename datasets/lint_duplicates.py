@@ -52,8 +52,7 @@ def _copies(view: View) -> tuple[Array, Array]:
     # An episode's hash weighs each row's by its place, so that the order counts.
     place = _scramble(view.dataset.timesteps.astype(np.uint64)) | np.uint64(1)
     with np.errstate(over="ignore"):
-        ends = view.dataset.terminated.astype(np.uint64) + np.uint64(2) * view.dataset.truncated.astype(np.uint64)
-        whole = np.add.reduceat((hashes + ends) * place, view.dataset.episode_starts, dtype=np.uint64)
+        whole = np.add.reduceat(hashes * place, view.dataset.episode_starts, dtype=np.uint64)
     return _later_equal(hashes), _later_equal(whole)
 
 
