@@ -141,6 +141,40 @@ def algorithms_show(
     print_table(("setting", "value", "meaning", "source of the default"), rows)
 
 
+@algorithms_app.command("check")
+@examples(
+    "offbench algorithms check iql",
+    "offbench algorithms check td3_bc rebrac --json",
+)
+def algorithms_check(
+    names: Annotated[list[str], typer.Argument(help="See `offbench algorithms list`; yours by entry point, too.")],
+    updates: Annotated[int, typer.Option("--updates", min=2, help="Updates over which lanes are compared.")] = 50,
+    tolerance: Annotated[
+        float, typer.Option("--tolerance", min=0.0, help="Of lanes against runs of their own.")
+    ] = 1e-4,
+    as_json: Json = False,
+) -> None:
+    """Check that an algorithm keeps the promises that the harness builds on, and learns a tiny problem.
+
+    Lanes must equal separate runs, also with different settings, a stored run must continue bit for bit, a diverging
+    lane must stay alone. The exit status is 1 if a check fails.
+    """
+    from offbench.algorithms import get_algorithm
+    from offbench.algorithms.conformance import check_algorithm
+
+    found = {name: list(check_algorithm(get_algorithm(name), updates=updates, tolerance=tolerance)) for name in names}
+    if as_json:
+        print_json({name: [dataclasses.asdict(check) for check in checks] for name, checks in found.items()})
+    else:
+        for name, checks in found.items():
+            styles = {True: ("passed", "green"), False: ("failed", "bold red")}
+            rows = [(check.name, Text(*styles[check.passed]), check.detail) for check in checks]
+            print_text(f"{name}")
+            print_table(("check", "", ""), rows)
+    if not all(check.passed for checks in found.values() for check in checks):
+        raise typer.Exit(1)
+
+
 def _value(value: Any) -> str:
     return str(value).replace(" ", "") if isinstance(value, list) else str(value)
 

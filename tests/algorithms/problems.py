@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import gymnasium
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from offbench.algorithms import get_algorithm
-from offbench.algorithms.base import Algorithm, Batch, ProblemSpec, make_config
+from offbench.algorithms.base import Algorithm, Batch, ProblemSpec
+from offbench.algorithms.conformance import small_config
 from offbench.algorithms.networks import StackedMLP
-from offbench.datasets import Dataset
 
 CONTINUOUS = ProblemSpec(5, 2, False, (-1.0, -1.0), (1.0, 1.0))
 DISCRETE = ProblemSpec(5, 3, True)
@@ -95,8 +93,7 @@ def make(name: str, space: ProblemSpec, seeds: list[int], total_updates: int = 1
     configs = []
     for lane in range(len(seeds)):
         mine = {key: value[lane] if isinstance(value, list) else value for key, value in values.items()}
-        small = {field: (16, 16) for field in ("hidden", "critic_hidden") if hasattr(algorithm.config_class, field)}
-        configs.append(make_config(algorithm.config_class, {**small, **mine}))
+        configs.append(small_config(algorithm, **mine))
     return algorithm(configs, space, seeds, "cpu", total_updates)
 
 
@@ -127,26 +124,3 @@ def random_noise(algorithm: Algorithm, size: int, seed: int) -> dict[str, torch.
     spec = algorithm.noise_spec(size)
     draw = {"normal": torch.randn, "uniform": torch.rand}
     return {name: draw[noise.kind](algorithm.lanes, *noise.shape, generator=g) for name, noise in spec.items()}
-
-
-def random_dataset(*, discrete: bool, episodes: int = 20, length: int = 25, seed: int = 0) -> Dataset:
-    """Random episodes; every second one ends at a time limit, with its last observation unknown."""
-    rng = np.random.default_rng(seed)
-    n = episodes * length
-    ends = np.arange(length - 1, n, length)
-    terminated, truncated = np.zeros(n, bool), np.zeros(n, bool)
-    terminated[ends[::2]], truncated[ends[1::2]] = True, True
-    if discrete:
-        actions, space = rng.integers(0, 3, n), gymnasium.spaces.Discrete(3)
-    else:
-        actions = rng.uniform(-1, 1, (n, 2)).astype(np.float32)
-        space = gymnasium.spaces.Box(-1.0, 1.0, (2,))
-    return Dataset.from_arrays(
-        rng.standard_normal((n, 5), np.float32) * 3 + 1,
-        actions,
-        rng.standard_normal(n).astype(np.float32),
-        terminated,
-        truncated,
-        action_space=space,
-        name="random",
-    )

@@ -9,10 +9,9 @@ import torch
 
 from offbench.algorithms.base import NoiseSpec, Requires
 from offbench.algorithms.batches import BLOCK, LaneSampler, Preprocessing, TransitionBuffer, reward_affine
+from offbench.algorithms.conformance import random_dataset
 from offbench.datasets import Dataset
 from offbench.errors import DatasetError, IncompatibleError, SpecError
-
-from .problems import random_dataset
 
 BOOTSTRAP, ANY = Requires(), Requires(next_observations=False)
 PLAIN = Preprocessing(observations="none")

@@ -4,43 +4,22 @@ from __future__ import annotations
 
 import gymnasium
 import pytest
-import torch
+from torch import Tensor
 
-from offbench.algorithms import algorithm_names, check_compatible, get_algorithm, resolve_config, shareable_fields
-from offbench.algorithms.base import Algorithm, ProblemSpec, make_config
-from offbench.algorithms.batches import LaneSampler, Preprocessing, TransitionBuffer
+from offbench.algorithms import algorithm_names, check_compatible, get_algorithm, resolve_config
+from offbench.algorithms.base import Batch, Requires, make_config
+from offbench.algorithms.batches import Preprocessing
+from offbench.algorithms.bc import BC
+from offbench.algorithms.conformance import CHECKS, check_algorithm, check_settings, random_dataset, small_config
 from offbench.algorithms.presets import CLASSES, load_presets
 from offbench.errors import IncompatibleError, SpecError, UnknownNameError
 
-from .problems import CASES, CONTINUOUS, DISCRETE_ONLY, IDS, make, random_dataset
+from .problems import CONTINUOUS, DISCRETE_ONLY, make
 
-
-def train(algorithm: Algorithm, space: ProblemSpec, first: int, last: int) -> None:
-    data = random_dataset(discrete=space.discrete)
-    buffer = TransitionBuffer(data, algorithm.needs(algorithm.config), Preprocessing())
-    sampler = LaneSampler(buffer, algorithm.seeds, 32, algorithm.noise_spec(32))
-    for step in range(first, last + 1):
-        algorithm.update(*sampler.draw(step), step)
-
-
-# How many updates are compared. EDAC divides by the norms of small gradients and amplifies rounding errors: one weight
-# moved by 1e-7 is 1e-3 away after 200 updates of a single lane, as far as lanes are from separate runs.
+# EDAC divides by the norms of small gradients and amplifies rounding errors: one weight moved by 1e-7 is 1e-3 away
+# after 200 updates of a single lane, as far as lanes are then from separate runs.
 UPDATES = {"edac": 50}
-
-
-@pytest.mark.parametrize(("name", "space"), CASES, ids=IDS)
-def test_lanes_equal_separate_runs(name: str, space: ProblemSpec) -> None:
-    seeds, updates = [3, 11, 4], UPDATES.get(name, 200)
-    together = make(name, space, seeds, 200)
-    train(together, space, 1, updates)
-    for lane, seed in enumerate(seeds):
-        alone = make(name, space, [seed], 200)
-        train(alone, space, 1, updates)
-        for key, value in alone.state_dict().items():
-            torch.testing.assert_close(together.state_dict()[key][lane : lane + 1], value, rtol=1e-4, atol=1e-4)
-
-
-# Settings that switch on what a field acts on.
+# Settings that switch on what a per-lane setting acts on.
 SWITCHES = {
     "cql": {"lagrange": True},
     "crr": {"weighting": "exponential"},
@@ -48,60 +27,51 @@ SWITCHES = {
 }
 
 
-@pytest.mark.parametrize(("name", "space"), CASES, ids=IDS)
-def test_lanes_with_different_settings_equal_separate_runs(name: str, space: ProblemSpec) -> None:
-    """Every setting that lanes may share a group with differs between these two lanes."""
-    config = get_algorithm(name).config_class()
-    defaults = {field: getattr(config, field) for field in shareable_fields(get_algorithm(name))}
-    values = {field: [value, 0.7 * value if value else 0.5] for field, value in defaults.items()}
-    assert values
-    updates = min(100, UPDATES.get(name, 200))
-    switches = SWITCHES.get(name, {})
-    together = make(name, space, [3, 4], 200, **values, **switches)
-    train(together, space, 1, updates)
-    for lane, seed in enumerate([3, 4]):
-        mine = {field: pair[lane] for field, pair in values.items()}
-        alone = make(name, space, [seed], 200, **mine, **switches)
-        train(alone, space, 1, updates)
-        for key, value in alone.state_dict().items():
-            torch.testing.assert_close(together.state_dict()[key][lane : lane + 1], value, rtol=1e-4, atol=1e-4)
+@pytest.mark.parametrize("name", algorithm_names())
+def test_every_algorithm_keeps_its_promises(name: str) -> None:
+    checks = list(check_algorithm(get_algorithm(name), updates=UPDATES.get(name, 200)))
+    assert [check for check in checks if not check.passed] == []
+    kinds = len(get_algorithm(name).requires.actions)
+    assert len(checks) == kinds * len(CHECKS)
 
 
-@pytest.mark.parametrize(("name", "space"), CASES, ids=IDS)
-def test_a_saved_run_continues_bit_for_bit(name: str, space: ProblemSpec) -> None:
-    whole = make(name, space, [0, 1], 60)
-    train(whole, space, 1, 60)
-    half = make(name, space, [0, 1], 60)
-    train(half, space, 1, 31)
-    resumed = make(name, space, [0, 1], 60)
-    resumed.load_state_dict({key: value.clone() for key, value in half.state_dict().items()})
-    train(resumed, space, 32, 60)
-    for key, value in whole.state_dict().items():
-        assert torch.equal(value, resumed.state_dict()[key]), key
-        assert value.shape[0] == 2, "every saved tensor starts with the lane axis"
+@pytest.mark.parametrize("name", SWITCHES)
+def test_settings_that_must_be_switched_on_are_per_lane_too(name: str) -> None:
+    algorithm = get_algorithm(name)
+    data = random_dataset(discrete=name.startswith("discrete"))
+    assert check_settings(algorithm, small_config(algorithm, **SWITCHES[name]), data, 100, 1e-4)
 
 
-@pytest.mark.parametrize(("name", "space"), CASES, ids=IDS)
-def test_policy_tensors_hold_the_policy_of_a_lane(name: str, space: ProblemSpec) -> None:
-    ours = make(name, space, [0, 1], 60)
-    train(ours, space, 1, 20)
-    other = make(name, space, [99], 60)
-    other.load_policy_tensors(ours.policy_tensors(1))
-    observations = torch.randn(2, 40, 5)
-    torch.testing.assert_close(other.act(observations[1:]), ours.act(observations)[1:])
+class Broken(BC):
+    """Breaks one promise after the other."""
+
+    fault = ""
+
+    def update(self, batch: Batch, noise: dict[str, Tensor], step: int) -> dict[str, Tensor]:
+        if self.fault == "mixes":
+            self.actor.flat.data.add_(1e-3 * self.actor.flat.data.mean())
+        if self.fault == "forgets":
+            self.memory = getattr(self, "memory", 0) + 1
+            self.actor.flat.data.mul_(1 - 1e-3 * self.memory)
+        return super().update(batch, noise, step)
+
+    def policy(self, observations: Tensor) -> Tensor:
+        return super().policy(observations) * (2 if self.fault == "box" else 1)
 
 
-@pytest.mark.parametrize(("name", "space"), CASES, ids=IDS)
-def test_a_lane_that_diverges_is_told_and_leaves_the_others_alone(name: str, space: ProblemSpec) -> None:
-    healthy, sick = make(name, space, [0, 1], 60), make(name, space, [0, 1], 60)
-    with torch.no_grad():
-        getattr(sick, sick.policy_networks[0]).flat[0, 0, 0] = float("nan")
-    train(healthy, space, 1, 10)
-    train(sick, space, 1, 10)
-    assert healthy.finite().tolist() == [True, True]
-    assert sick.finite().tolist() == [False, True]
-    for key, value in healthy.state_dict().items():
-        assert torch.equal(value[1], sick.state_dict()[key][1])
+@pytest.mark.parametrize(
+    ("fault", "failing", "message"),
+    [
+        ("mixes", "lanes equal separate runs", "away from a run of its own"),
+        ("forgets", "a stored run continues bit for bit", "not in state_dict"),
+        ("box", "policies can be stored", "leave the box"),
+    ],
+)
+def test_broken_promises_are_found(fault: str, failing: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Broken, "fault", fault)
+    monkeypatch.setattr(Broken, "requires", Requires(frozenset({"continuous"}), next_observations=False))
+    failed = {check.name: check.detail for check in check_algorithm(Broken) if not check.passed}
+    assert message in failed[f"continuous actions: {failing}"]
 
 
 def test_a_state_of_another_shape_is_refused() -> None:

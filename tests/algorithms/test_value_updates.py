@@ -12,10 +12,11 @@ from torch import Tensor, nn
 
 from offbench.algorithms.base import ProblemSpec, Requires
 from offbench.algorithms.batches import LaneSampler, Preprocessing, TransitionBuffer, best_episodes
+from offbench.algorithms.conformance import random_dataset
 from offbench.datasets import Dataset
 from offbench.datasets.returns import returns_to_go
 
-from .problems import CONTINUOUS, DISCRETE, Plain, adam, make, random_batch, random_dataset, random_noise
+from .problems import CONTINUOUS, DISCRETE, Plain, adam, make, random_batch, random_noise
 from .test_updates import BEHAVIOUR, DISCOUNT, STATES, ring_transitions, solve_ring
 
 ACTIONS = DISCRETE.action_size
