@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -98,23 +98,26 @@ def build(
         versions: of what computes and draws.
     """
     facts = {name: dict((datasets or {}).get(name, {})) for name in table.datasets}
+    compared, alone = comparable_part(table)
     tables = {
         "scores": dataset_table(
             table, bold=options.bold, spread=options.spread, averages=True, domains=domains, datasets=facts
         ),
-        "aggregates": aggregate_table(table, method=options.method, reps=options.reps, seed=options.seed),
+        "aggregates": aggregate_table(
+            compared, method=options.method, reps=options.reps, seed=options.seed, total=len(table.datasets)
+        ),
     }
     notices = list(table.notices)
     if incomplete:
         runs = f"{len(incomplete)} run{'s are' if len(incomplete) > 1 else ' is'} missing from this report"
         notices.insert(0, Notice("incomplete", f"{runs} (failed or not finished): {some(list(incomplete))}."))
+    notices += alone
     notices += lint(table, tables["aggregates"].records, frame=frame, tuning=tuning)
-    comparisons = compare_all(table, method=options.method, seed=options.seed)
+    comparisons = compare_all(compared, method=options.method, seed=options.seed)
     tables |= comparisons.tables
     if options.published:
-        beside, published_notice = published_table(table)
-        tables["published"] = beside
-        notices += published_notice
+        tables["published"], nothing = published_table(table)
+        notices += nothing
     if disturbed is not None and options.severity is not None:
         from offbench.reports.plots_curves import severity_table
 
@@ -138,6 +141,28 @@ def build(
         datasets=facts if any(facts.values()) else {},
         versions=versions or {},
     )
+
+
+def comparable_part(table: ScoreTable) -> tuple[ScoreTable, list[Notice]]:
+    """The table without the algorithms that leave no dataset to compare all on, and a notice that names them.
+
+    Where no dataset has runs of every algorithm, the algorithm without which most datasets are shared goes first, of
+    equals the one with the fewest datasets, until some dataset is shared.
+    """
+    present = table.seed_counts() > 0
+    kept = list(table.algorithms)
+    while len(kept) > 2 and not present[kept].all(axis=1).any():
+        gains = {
+            name: (present[[other for other in kept if other != name]].all(axis=1).sum(), -present[name].sum())
+            for name in kept
+        }
+        kept.remove(max(kept, key=lambda name: gains[name]))
+    left_out = [name for name in table.algorithms if name not in kept]
+    if not left_out or not present[kept].all(axis=1).any():
+        return table, []
+    text = f"No dataset has runs of every algorithm: aggregates and comparisons leave out {some(left_out)}."
+    rows = table.rows[table.rows["algorithm"].isin(kept)].reset_index(drop=True)
+    return replace(table, rows=rows), [Notice("not-comparable", text)]
 
 
 def _figures(

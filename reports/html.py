@@ -18,6 +18,7 @@ from markupsafe import Markup
 from offbench.analysis import SCORE, ScoreTable
 from offbench.reports.content import Content
 from offbench.reports.plots import INK
+from offbench.reports.published import verdicts
 from offbench.reports.table_formats import set_right, to_latex
 from offbench.reports.words import MISSING, decimals, number
 
@@ -46,6 +47,7 @@ def render(content: Content, pictures: Mapping[str, bytes]) -> str:
         figures={name: inline_svg(picture, name) for name, picture in pictures.items()},
         captions={name: plot.caption for name, plot in content.figures.items()},
         latex={name: to_latex(content.tables[name], label=f"tab:{name}") for name in ("scores", "aggregates")},
+        verdicts=verdicts(content.tables["published"].records) if "published" in content.tables else "",
         seeds_header=seeds_header,
         seeds_rows=seeds_rows,
         facts_header=facts_header,

@@ -190,12 +190,19 @@ def algorithm_handles(algorithms: Sequence[str], *, markers: bool = False, lines
 
 def wrap(name: str, width: float) -> str:
     """Break a long dataset name at its separators so that it fits a panel of `width` inches."""
-    room = max(8, int(width * 14))
+    room = max(8, int(width * 15.5))
     if len(name) <= room:
         return name
     spaced = name.replace("/", "/ ").replace("-", "- ").replace("_", "_ ")
     lines = textwrap.wrap(spaced, room, break_long_words=True)
     return "\n".join(line.replace("/ ", "/").replace("- ", "-").replace("_ ", "_") for line in lines)
+
+
+def panel_columns(panels: int) -> int:
+    """Columns of a grid of panels."""
+    if panels <= 3:
+        return panels
+    return 2 if panels == 4 else 3 if panels <= 9 else 4
 
 
 def thousands(value: float) -> str:

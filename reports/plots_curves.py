@@ -28,6 +28,7 @@ from offbench.reports.plots import (
     legend,
     legend_height,
     new_figure,
+    panel_columns,
     settle,
     thousands,
     wrap,
@@ -161,7 +162,7 @@ def severity_table(rows: pd.DataFrame, severity: str = "severity") -> pd.DataFra
 
 def _panels(datasets: Sequence[str], handles: Sequence[Line2D]) -> tuple[Figure, dict[str, Axes]]:
     """A grid of panels with a legend above: one column for a single dataset, else as wide as the text."""
-    columns = _columns(len(datasets))
+    columns = panel_columns(len(datasets))
     width = COLUMN_WIDTH if columns == 1 else TEXT_WIDTH
     rows = math.ceil(len(datasets) / columns)
     height = {1: 2.2, 2: 2.1, 3: 1.6}.get(columns, 1.3)
@@ -180,16 +181,10 @@ def _panels(datasets: Sequence[str], handles: Sequence[Line2D]) -> tuple[Figure,
 
 def _label_bottom(panels: Mapping[str, Axes], label: str) -> None:
     """Name the axis under the lowest panel of every column."""
-    columns = _columns(len(panels))
+    columns = panel_columns(len(panels))
     for position, ax in enumerate(panels.values()):
         if position + columns >= len(panels):
             ax.set_xlabel(label)
-
-
-def _columns(panels: int) -> int:
-    if panels <= 3:
-        return panels
-    return 2 if panels == 4 else 3 if panels <= 9 else 4
 
 
 def _draw_curves(

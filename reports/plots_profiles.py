@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import matplotlib as mpl
-import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from offbench.analysis.profiles import PerformanceProfile
 from offbench.reports.plots import (
@@ -77,7 +76,8 @@ def _draw_profile(ax: Axes, profile: PerformanceProfile, algorithms: list[str], 
         ax.fill_between(x, low, high, color=style.color, alpha=0.12, linewidth=0)
         ax.plot(x, curve["profile"].to_numpy(), color=style.color, linestyle=style.dashes, linewidth=1.2)
     if nonlinear:
-        ticks = np.unique(np.round(np.quantile(profile.taus, np.linspace(0, 1, 9)), 0))
+        ticks = MaxNLocator(9).tick_values(inside[0], inside[-1]) if len(inside) else profile.taus[:1]
+        ticks = ticks[(ticks >= profile.taus[0]) & (ticks <= profile.taus[-1])]
         places = profile.position(ticks)
         kept = [0]
         for index in range(1, len(ticks)):

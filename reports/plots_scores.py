@@ -23,6 +23,7 @@ from offbench.reports.plots import (
     algorithm_styles,
     footnote,
     new_figure,
+    panel_columns,
     settle,
     wrap,
 )
@@ -98,7 +99,7 @@ def seed_strips(table: ScoreTable) -> Plot | None:
     if table.seed_counts().to_numpy().max() < 2:
         return None
     datasets, algorithms, units = table.datasets, table.algorithms, table.units
-    columns = min(len(datasets), 4 if len(datasets) != 3 else 3)
+    columns = panel_columns(len(datasets))
     rows = math.ceil(len(datasets) / columns)
     width = COLUMN_WIDTH if columns == 1 else TEXT_WIDTH
     styles = algorithm_styles(algorithms)

@@ -25,7 +25,7 @@ CAPTION = (
     f"{MARGIN:g} points apart and the interval inside ±{2 * MARGIN:g}; close: at most {MARGIN:g} points apart, "
     "interval wider or unknown; undecided: further apart, but the interval contains 0; differs: otherwise. "
     f"{MISSING}: no verdict, since the published number answers another question (best checkpoints, another dataset "
-    "version)."
+    "version); such numbers are printed only where there is no other, and are all in published.csv."
 )
 
 
@@ -35,7 +35,10 @@ def published_table(table: ScoreTable) -> tuple[TableRows, list[Notice]]:
     header = ["dataset", "algorithm", "own", "source", "published", "difference", "verdict", "differences in protocol"]
     rows = []
     titles = {key: f"{key} ({source.year})" if source.year else key for key, source in published_sources().items()}
+    judged = set(beside.loc[beside["verdict"] != "", ["algorithm", "dataset"]].itertuples(index=False, name=None))
     for row in beside.itertuples(index=False):
+        if not row.verdict and (row.algorithm, row.dataset) in judged:
+            continue
         own = number(row.mean, 1) + (f" ± {number(row.std, 1)}" if math.isfinite(row.std) else "")
         theirs = number(row.published_mean, 1)
         if math.isfinite(row.published_spread) and row.spread_kind != "unreliable":
@@ -71,6 +74,16 @@ def published_table(table: ScoreTable) -> tuple[TableRows, list[Notice]]:
     return TableRows(header, rows, CAPTION, beside), notices
 
 
+def verdicts(beside: pd.DataFrame) -> str:
+    """How many published numbers got which verdict, in words."""
+    counts = beside["verdict"].value_counts()
+    judged = int(counts.drop("", errors="ignore").sum())
+    parts = [f"{int(counts.get(name, 0))} {word}" for name, word in _WORDS.items()]
+    cells = beside[["algorithm", "dataset"]].drop_duplicates()
+    return f"{judged} published numbers of {len(cells)} cells can be judged: {', '.join(parts)}."
+
+
+_WORDS = {"reproduced": "reproduced", "close": "close", "undecided": "undecided", "differs": "different"}
 _LITERATURE = (
     "Published numbers, mean ± spread as printed; the kind of spread differs between sources (--json names it). "
     "Selection: which checkpoint was scored; best is chosen with the simulator."

@@ -14,7 +14,7 @@ from offbench.analysis import SCORE, ScoreTable, aggregate, comparable_datasets
 from offbench.analysis.aggregates import leaders, t_interval
 from offbench.analysis.domains import domains_of
 from offbench.analysis.intervals import Method
-from offbench.analysis.student_t import t_cdf, t_quantile
+from offbench.reports.summaries import Summary, not_below
 from offbench.reports.words import (
     METHOD_TITLES,
     METRIC_TITLES,
@@ -76,43 +76,6 @@ class TableRows:
     records: pd.DataFrame = field(repr=False)  # the unrounded numbers behind the table, one cell a row
     average_rows: int = 0
     average_columns: int = 0
-
-
-@dataclass(frozen=True)
-class Summary:
-    """Mean of a cell, or of an average over datasets, with its standard error and degrees of freedom."""
-
-    mean: float
-    se: float
-    df: float
-    std: float  # over seeds; NaN for averages over datasets
-    seeds: int
-
-    @classmethod
-    def of(cls, scores: np.ndarray) -> Summary:
-        """Of one cell's scores [N]; N = 0 gives NaN."""
-        n = scores.size
-        mean = float(scores.mean()) if n else math.nan
-        std = float(scores.std(ddof=1)) if n > 1 else math.nan
-        return cls(mean, std / math.sqrt(n) if n > 1 else math.nan, n - 1, std, n)
-
-    @classmethod
-    def over(cls, cells: Sequence[Summary]) -> Summary:
-        """Average over datasets: stratified standard error, Satterthwaite degrees of freedom."""
-        mean = float(np.mean([cell.mean for cell in cells]))
-        variances = np.array([cell.se for cell in cells]) ** 2
-        total = variances.sum()
-        df = math.nan
-        if total > 0:
-            df = float(total**2 / (variances**2 / np.array([max(cell.df, 1) for cell in cells])).sum())
-        return cls(mean, math.sqrt(total) / len(cells), df, math.nan, min(cell.seeds for cell in cells))
-
-    def interval(self, level: float = 0.95) -> tuple[float, float]:
-        """Student-t interval of the mean; NaN where the variation is unknown."""
-        if not math.isfinite(self.se):
-            return math.nan, math.nan
-        half = t_quantile(0.5 + level / 2, self.df) * self.se if self.se > 0 else 0.0
-        return self.mean - half, self.mean + half
 
 
 # -- scores per dataset ----------------------------------------------------------------------------
@@ -295,16 +258,7 @@ def _bolded_averages(found: Mapping[str, Summary], rule: BoldRule) -> set[str]:
     if rule != "not-worse":
         return _highest(means, rule)
     top = max(means, key=lambda name: means[name])
-    return {name for name in found if means[name] == means[top] or _not_below(found[name], found[top])}
-
-
-def _not_below(one: Summary, top: Summary, alpha: float = 0.05) -> bool:
-    """Welch's test of two averages: p >= alpha; False where the variation is unknown."""
-    v1, v2 = one.se**2, top.se**2
-    if not math.isfinite(v1 + v2) or v1 + v2 == 0:
-        return False
-    parts = sum(v**2 / side.df for v, side in ((v1, one), (v2, top)) if v > 0)
-    return 2 * t_cdf(-(top.mean - one.mean) / math.sqrt(v1 + v2), (v1 + v2) ** 2 / parts) >= alpha
+    return {name for name in found if means[name] == means[top] or not_below(found[name], found[top])}
 
 
 def _highest(means: Mapping[str, float], rule: BoldRule) -> set[str]:
@@ -323,11 +277,16 @@ def aggregate_table(
     level: float = 0.95,
     reps: int = 50_000,
     seed: int = 0,
+    total: int | None = None,
 ) -> TableRows:
     """IQM, mean, median and optimality gap over the datasets that all algorithms share, best IQM first.
 
     `rows` is empty where nothing can be aggregated; the caption then says why. The gap is printed for
     normalized scores only (gamma = 100).
+
+    Args:
+        method, level, reps, seed: see `analysis.aggregate`.
+        total: number of datasets that the caption counts, where `table` is a part of another.
     """
     datasets, why_not = comparable_datasets(table)
     frame = aggregate(table, datasets=datasets, method=method, level=level, reps=reps, seed=seed)
@@ -355,15 +314,14 @@ def aggregate_table(
         rows.append([*row, Cell(str(runs), value=runs)])
     header = ["algorithm", *(METRIC_TITLES[metric] for metric in metrics), "runs"]
     frame = frame[frame["metric"].isin(metrics)].reset_index(drop=True).assign(unit=table.units[datasets[0]])
-    return TableRows(header, rows, _aggregate_caption(table, datasets, frame), frame)
+    return TableRows(header, rows, _aggregate_caption(total or len(table.datasets), datasets, frame), frame)
 
 
-def _aggregate_caption(table: ScoreTable, datasets: Sequence[str], frame: pd.DataFrame) -> str:
+def _aggregate_caption(total: int, datasets: Sequence[str], frame: pd.DataFrame) -> str:
     level, reps = frame["level"].iloc[0], int(frame["reps"].iloc[0])
     kind = frame["method"].iloc[0]
     kind = frame["method"].iloc[0]
     method = METHOD_TITLES[kind] + ("" if kind == "t" else f", {reps:,} replicates")
-    total = len(table.datasets)
     over = f"all {total} datasets" if len(datasets) == total else f"{len(datasets)} of {total} datasets"
     over = f"the dataset {datasets[0]}" if total == 1 else over
     sentences = [f"{unit_phrase(frame['unit'].iloc[0]).capitalize()} over {over}, sorted by IQM."]
