@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import gymnasium
 from gymnasium import spaces
 
 from offbench.datasets.catalog import DatasetEntry, caveats_for, collection
@@ -49,6 +50,9 @@ def load_dataset(id_or_path: str | Path, **options: Any) -> Dataset:
             where the collection has both; for recipes force and progress. A reference may be a mapping of its fields
             and a space its JSON description, as written in a suite file.
 
+    A Minari dataset whose environment was made with arguments (a maze, subtasks) has no environment to evaluate in,
+    since the plain id gives another task; the arguments are in its provenance. `environment=` overrides this.
+
     A dataset without a reference that holds in its environment gets the one that the user has measured there
     (`offbench data reference`), if there is one.
 
@@ -58,7 +62,9 @@ def load_dataset(id_or_path: str | Path, **options: Any) -> Dataset:
         DatasetError: the data are missing, cannot be downloaded, or are damaged.
     """
     options = {name: _plain_option(name, value) for name, value in options.items() if value is not None}
-    dataset = _load(id_or_path, options)
+    dataset = _load(id_or_path, dict(options))
+    if "environment" not in options:
+        dataset = _without_another_task(dataset)
     return dataset if "reference" in options else _with_usable_reference(dataset)
 
 
@@ -152,6 +158,25 @@ def _reader_options(entry: DatasetEntry) -> dict[str, Any]:
     return {
         name: value for name, value in told.items() if name in taken and (value is not None or name == "environment")
     }
+
+
+def _without_another_task(dataset: Dataset) -> Dataset:
+    """Take the environment's id away where the data come from it with other arguments than it is registered with."""
+    arguments = dataset.provenance.details.get("environment_options")
+    if not arguments or dataset.environment is None:
+        return dataset
+    from offbench.datasets.environments import horizon
+
+    horizon(dataset.environment)  # registers the ids of Gymnasium-Robotics
+    try:
+        registered = gymnasium.spec(dataset.environment).kwargs
+    except gymnasium.error.Error:
+        return dataset  # it cannot be made here, so nothing can be evaluated in the wrong task
+    if all(registered.get(name) == value for name, value in arguments.items() if name != "render_mode"):
+        return dataset
+    why = f"none: the data are from {dataset.environment} with arguments that its plain id does not have"
+    details = {**dataset.provenance.details, "evaluation": why}
+    return dataset.replace(environment=None, provenance=replace(dataset.provenance, details=details))
 
 
 def _with_usable_reference(dataset: Dataset) -> Dataset:

@@ -404,6 +404,30 @@ def test_minari_is_downloaded_aside_and_its_root_left_alone(
     assert find_place(shipped_entries()["minari:mujoco/ant/expert-v0"]) is None
 
 
+def test_an_environment_made_with_arguments_is_not_evaluated_under_its_plain_id(tmp_path: Path) -> None:
+    from gymnasium.spaces import Box
+
+    from offbench.datasets import write_minari
+
+    data = Dataset.from_arrays(
+        np.zeros((4, 3)), np.zeros((4, 1)), np.zeros(4), [0] * 4, [0, 0, 0, 1], action_space=Box(-2, 2, (1,))
+    )
+    for name, arguments in (("plain", {}), ("default", {"g": 10.0}), ("moon", {"g": 1.6})):
+        folder = write_minari(data, tmp_path / "minari", f"lab/{name}-v0")
+        file = folder / "data" / "metadata.json"
+        metadata = {key: value for key, value in json.loads(file.read_text()).items() if key != "offbench"}
+        metadata["env_spec"] = json.dumps({"id": "Pendulum-v1", "max_episode_steps": 200, "kwargs": arguments})
+        file.write_text(json.dumps(metadata))
+    assert load_dataset("minari:lab/plain-v0").environment == "Pendulum-v1"
+    moon = load_dataset("minari:lab/moon-v0")
+    assert moon.environment is None
+    assert "Pendulum-v1 with arguments" in moon.provenance.details["evaluation"]
+    assert moon.provenance.details["environment_options"] == {"g": 1.6}
+    assert load_dataset("minari:lab/moon-v0", environment="Pendulum-v1").environment == "Pendulum-v1"
+    # Equal to the constructor's default but not registered with it: nothing tells that they are the same task.
+    assert load_dataset("minari:lab/default-v0").environment is None
+
+
 def test_offline_minari(tmp_path: Path) -> None:
     with pytest.raises(DatasetError) as caught:
         load_dataset("mujoco/hopper/expert-v0")
