@@ -24,7 +24,7 @@ METHODS = ("calibrated", "t", "percentile", "basic", "bc", "bca")
 RLIABLE_METHODS = ("percentile", "basic", "bc", "bca")
 
 _PRIOR_RUNS = 0.25  # weight, in degrees of freedom, of the datasets' mean variance in the median's standard error
-_MEDIAN_DRAWS = 10_000  # the median's interval needs two moments only, not tails
+_MEDIAN_DRAWS = 4_000  # the median's interval needs two moments only, not tails
 
 
 @dataclass(frozen=True)
@@ -91,8 +91,9 @@ def estimate(
     elif resampled:
         replicates = bootstrap(strata, reps=reps, seed=seed, gamma=gamma, metrics=resampled, tasks=task_bootstrap)
 
+    strict = rliable_stream is not None
     accelerations: dict[str, float] = {}
-    if method == "bca" and rliable_stream is not None:
+    if method == "bca" and strict:
         accelerations = rliable_accelerations(metrics, strata, gamma)
     elif method == "bca":
         accelerations = {metric: run_acceleration(metric, strata, gamma) for metric in metrics}
@@ -105,7 +106,8 @@ def estimate(
             found[metric] = calibrated(metric, strata, values, level=level, gamma=gamma, task_bootstrap=task_bootstrap)
         else:
             acceleration = accelerations.get(metric, 0.0)
-            found[metric] = Estimate(value, *bootstrap_bounds(values, value, method, level, acceleration))
+            bounds = bootstrap_bounds(values, value, method, level, acceleration, strict=strict)
+            found[metric] = Estimate(value, *bounds)
     return found
 
 
@@ -264,17 +266,21 @@ def _symmetric(metric: str, value: float, error: float, freedom: float, level: f
 
 
 def bootstrap_bounds(
-    replicates: np.ndarray, value: float, method: str, level: float, acceleration: float = 0.0
+    replicates: np.ndarray, value: float, method: str, level: float, acceleration: float = 0.0, *, strict: bool = False
 ) -> tuple[float, float]:
     """Bounds from bootstrap replicates [B] of a statistic whose observed value is `value`.
 
     percentile: the replicates' quantiles; basic: those reflected at `value`; bc and bca (Efron 1987): quantiles at
-    levels moved for the share of replicates below `value` and for the acceleration. Where all replicates lie on one
-    side, the share is taken as half a replicate, and the interval stays finite.
+    levels moved for the share of replicates below `value` and for the acceleration. Replicates equal to `value` up to
+    rounding count half; with few seeds there are many, and by "strictly below", which rliable has (`strict`), rounding
+    decides. Where all replicates lie on one side, the share is half a replicate, and the interval stays finite.
     """
     tails = np.array([0.5 - level / 2, 0.5 + level / 2])
     if method in ("bc", "bca"):
-        below = float(np.mean(replicates < value))
+        rounding = 0.0 if strict else 1e-9 * float(np.ptp(replicates))
+        below = float(np.mean(replicates < value - rounding))
+        if not strict:
+            below += 0.5 * float(np.mean(np.abs(replicates - value) <= rounding))
         if replicates.min() == replicates.max():
             return float(replicates[0]), float(replicates[0])
         half = 0.5 / replicates.size
@@ -293,6 +299,8 @@ def run_acceleration(metric: str, strata: Sequence[np.ndarray], gamma: float) ->
     """
     cubes = squares = 0.0
     for left_out in jackknife(metric, strata, gamma):
+        if left_out.size == 1:
+            continue  # a single run cannot be resampled
         influence = (left_out.size - 1) * (left_out.mean() - left_out)
         cubes += float((influence**3).sum()) / left_out.size**3
         squares += float((influence**2).sum()) / left_out.size**2

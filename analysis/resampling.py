@@ -87,12 +87,15 @@ def _draws(strata: list[np.ndarray], reps: int, rng: np.random.Generator) -> Ite
     scores, starts = np.concatenate(strata), np.concatenate([[0], np.cumsum(sizes)[:-1]])
     offsets = np.repeat(starts, sizes)
     small = np.uint8 if sizes.max() <= 255 else np.int64  # bytes are drawn several times faster
+    rows = next(chunk_rows(scores.size, reps))
+    places, chunk = np.empty((rows, scores.size), dtype=np.intp), np.empty((rows, scores.size))  # reused
     for b in chunk_rows(scores.size, reps):
         if (sizes == sizes[0]).all():
             index = rng.integers(0, sizes[0], size=(b, scores.size), dtype=small)
         else:
             index = np.hstack([rng.integers(0, size, size=(b, size), dtype=small) for size in sizes])
-        yield np.take(scores, index + offsets)
+        np.add(index, offsets, out=places[:b])
+        yield np.take(scores, places[:b], out=chunk[:b], mode="clip")  # "raise" would go through a buffer
 
 
 def _task_statistics(

@@ -67,7 +67,7 @@ def rliable_estimates(
     matrices = {name: np.stack(strata, axis=1) for name, strata in cells.items()}
     before = np.random.get_state()  # noqa: NPY002 - rliable knows no other generator
     try:
-        np.random.seed(seed)  # noqa: NPY002
+        np.random.set_state(np.random.RandomState(seed).get_state())  # noqa: NPY002
         points, bounds = library.get_interval_estimates(
             matrices,
             lambda x: np.array([evaluate[metric](x) for metric in metrics]),
