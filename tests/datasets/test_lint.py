@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from gymnasium import spaces
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from offbench.datasets import Dataset, load_dataset
 from offbench.datasets.lint import CHECKS, Check, lint_dataset
@@ -496,3 +500,52 @@ def test_every_check_says_what_to_do(check: Check) -> None:
     assert check.id == run.__name__.replace("_", "-")
     assert all((check.finds, check.why, check.fix))
     assert "|" not in check.finds + check.why + check.known
+
+
+# --- any dataset can be checked ---
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    rows=st.integers(1, 40),
+    shape=st.sampled_from([(), (1,), (3,), (2, 2), (16, 17)]),
+    kind=st.sampled_from(["f4", "u1", "i8"]),
+    space=st.sampled_from(
+        [
+            spaces.Box(-1.0, 1.0, (2,), np.float32),
+            spaces.Box(-np.inf, np.inf, (1, 2), np.float32),
+            spaces.Box(np.float32([0, -np.inf]), np.float32([0, 3]), dtype=np.float32),
+            spaces.Discrete(3, start=1),
+            spaces.MultiDiscrete([2, 3]),
+            spaces.MultiBinary(4),
+        ]
+    ),
+    size=st.sampled_from([0.0, 1.0, 1e30]),
+    seed=st.integers(0, 2**16),
+)
+def test_the_lint_ends_for_every_dataset(
+    rows: int, shape: tuple[int, ...], kind: str, space: Any, size: float, seed: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    space.seed(seed)
+    frames = rng.normal(0, 1, (rows, *shape)) * size
+    frames = frames.astype(np.float32) if kind == "f4" else rng.integers(0, 200, (rows, *shape)).astype(kind)
+    data = Dataset.from_arrays(
+        frames,
+        np.stack([space.sample() for _ in range(rows)]),
+        rng.normal(0, 1, rows) * size,
+        rng.random(rows) < 0.2,
+        rng.random(rows) < 0.2,
+        next_observations=np.roll(frames, -1, axis=0) if seed % 2 else None,
+        action_space=space,
+        reference=reference(horizon=None if seed % 3 else 5),
+        infos={"step": rng.integers(0, 9, rows), "qpos": rng.normal(0, 1, (rows, 2))},
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        report = lint_dataset(data)
+    json.dumps(report.to_json())
+    for finding in report.findings:
+        assert all(0 <= row < rows for row in finding.rows)
+        assert all(0 <= episode < data.num_episodes for episode in finding.episodes)
+        assert finding.count >= max(len(finding.rows), 0)
