@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import sys
 from collections.abc import Iterator
@@ -42,8 +43,8 @@ def places(entry: DatasetEntry) -> tuple[Path, ...]:
     if usual:
         found.append(Path.home() / usual)
     own = cache_dir() / entry.collection
-    # Files of different users' datasets may have the same name.
-    return (*found, own / entry.id if entry.collection == "user" else own)
+    # Files of different entries may have the same name, and ids may have characters that folders may not.
+    return (*found, own / re.sub(r"[^-\w]+", "-", entry.id) if entry.collection == "user" else own)
 
 
 def find_place(entry: DatasetEntry, split: str = "train") -> Path | None:

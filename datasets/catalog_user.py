@@ -13,12 +13,13 @@ The file is $OFFBENCH_DATASETS, or `datasets.yaml` in the user's configuration f
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Iterable, Mapping
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import yaml
 
@@ -27,6 +28,7 @@ from offbench.datasets.records import Reference
 from offbench.errors import DatasetError, OffbenchError, SpecError, UnknownNameError
 
 GROUP = "offbench.datasets"
+_FILE_NAME = re.compile(r"\w[\w.,+=@ -]*")  # a file name on every system, and never a folder above
 # Key -> the types that it takes.
 KEYS: dict[str, tuple[type, ...]] = {
     "path": (str,),
@@ -164,12 +166,14 @@ def _files(block: Mapping[str, Any], place: str) -> tuple[DataFile, ...]:
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.path.rpartition("/")[2]:
             raise SpecError(f"the url {url!r} of {place} is not one", "", "write http(s)://HOST/.../FILE, or use path:")
+        if not _FILE_NAME.fullmatch(unquote(parts.path.rpartition("/")[2])):
+            raise SpecError(f"the url {url!r} of {place} ends in no usable file name")
     if not urls:
         raise SpecError(f"the list of urls of {place} is empty")
     if "sha256" in block and "md5" in block:
         raise SpecError(f"{place} has two checksums", "", "keep sha256")
     checksum = next((f"{kind}:{block[kind].lower()}" for kind in ("sha256", "md5") if kind in block), None)
-    return (DataFile(urlsplit(urls[0]).path.rpartition("/")[2], tuple(urls), checksum),)
+    return (DataFile(unquote(urlsplit(urls[0]).path.rpartition("/")[2]), tuple(urls), checksum),)
 
 
 def _reference(

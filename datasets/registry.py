@@ -13,7 +13,7 @@ import gymnasium
 from gymnasium import spaces
 
 from offbench.datasets.catalog import DatasetEntry, caveats_for, collection
-from offbench.datasets.catalog_files import fetch, with_place
+from offbench.datasets.catalog_files import fetch, find_place, with_place
 from offbench.datasets.catalog_tables import MINARI_PREFIX, shipped_entries, shipped_entry
 from offbench.datasets.catalog_user import user_entries
 from offbench.datasets.dataset import Dataset
@@ -89,10 +89,34 @@ def list_datasets() -> list[DatasetEntry]:
     return [*_recipe_entries(), *map(_complete, known.values())]
 
 
-def prefetch(dataset_id: str, *, split: str = "train", force: bool = False, progress: Any = None) -> Path:
-    """Bring a dataset of the catalogue to this machine, or build it, without reading it; return its file or folder.
+def locate(dataset: str, options: Mapping[str, Any] | None = None) -> Path | None:
+    """Where a dataset is on this machine; None if `load_dataset` would have to build or download it.
 
     Args:
+        options: those for `load_dataset`; size, seed and split decide which data are meant.
+    """
+    from offbench.datasets import recipes
+
+    options = options or {}
+    if dataset in recipes.RECIPES:
+        recipe = recipes.get_recipe(dataset, options.get("size"), options.get("seed"))
+        folder = recipes.dataset_path(recipe)
+        return folder if dataset_folder(folder) is not None else None
+    entry = user_entries().get(dataset) or shipped_entry(dataset) or _local_minari(dataset)
+    if entry is not None:
+        return find_place(entry, options.get("split", "train"))
+    path = Path(dataset).expanduser()
+    return path if path.exists() else None
+
+
+def prefetch(
+    dataset: str, options: Mapping[str, Any] | None = None, *, force: bool = False, progress: Any = None
+) -> Path:
+    """Bring a dataset to this machine, or build it, without reading it; return its file or folder.
+
+    Args:
+        options: those for `load_dataset`, see `locate`.
+        force: download or build again what is there.
         progress: called with (bytes or transitions so far, in all or None).
 
     Raises:
@@ -100,9 +124,14 @@ def prefetch(dataset_id: str, *, split: str = "train", force: bool = False, prog
     """
     from offbench.datasets import recipes
 
-    if dataset_id in recipes.RECIPES:
-        return recipes.build(dataset_id, force=force, progress=progress)
-    return fetch(_require(dataset_id), split, force=force, progress=progress)
+    options = options or {}
+    if dataset in recipes.RECIPES:
+        built = {name: options[name] for name in ("size", "seed") if name in options}
+        return recipes.build(dataset, **built, force=force, progress=progress)
+    place = locate(dataset, options)
+    if place is not None and not force:
+        return place
+    return fetch(_require(dataset), options.get("split", "train"), force=force, progress=progress)
 
 
 def _load(id_or_path: str | Path, options: dict[str, Any]) -> Dataset:

@@ -35,22 +35,19 @@ def data_prefetch(
     Do this before a job on a node without internet, and set OFFBENCH_OFFLINE=1 in the job. All are tried; the exit
     status is 1 if one of them failed.
     """
-    from offbench.datasets.registry import prefetch
+    from offbench.datasets.registry import locate, prefetch
 
     if offline and force:
         raise SpecError("--force and --offline exclude each other", "", "give one of them")
     console, rows = err(), []
-    for name, split in _datasets_of(wanted):
-        row: dict[str, Any] = {"dataset": name, "split": split, "place": None, "error": None}
+    for name, options in _datasets_of(wanted):
+        row: dict[str, Any] = {"dataset": name, "options": options, "place": None, "error": None}
         try:
-            if offline and not _is_here(name, split):
+            if offline and locate(name, options) is None:
                 raise DatasetError(f"{name} is not on this machine", "", f"offbench data prefetch {name}")
-            if Path(name).exists():
-                row["place"] = str(Path(name))
-            else:
-                with contextlib.ExitStack() as stack:
-                    progress = TaskDisplay(f"fetching {name}", console, stack)
-                    row["place"] = str(prefetch(name, split=split, force=force, progress=progress))
+            with contextlib.ExitStack() as stack:
+                progress = TaskDisplay(f"fetching {name}", console, stack)
+                row["place"] = str(prefetch(name, options, force=force, progress=progress))
         except OffbenchError as error:
             row["error"] = str(error)
             say(str(error), "red")
@@ -81,7 +78,7 @@ def data_verify(
     from offbench.datasets.catalog_files import check, find_place
 
     if wanted:
-        named = [(find_entry(name), split) for name, split in _datasets_of(wanted)]
+        named = [(find_entry(name), options.get("split", "train")) for name, options in _datasets_of(wanted)]
         pairs = [(entry, split) for entry, split in named if entry is not None]
     else:
         cached = [entry for entry in list_datasets() if entry.cached]
@@ -185,25 +182,15 @@ def _show_measurements(found: dict[str, Any], as_json: bool) -> None:
     print_table(("environment", "score", "policy", "return ± standard error", "episodes", "measured"), shown)
 
 
-def _datasets_of(wanted: list[str]) -> list[tuple[str, str]]:
-    """(dataset id or path, split) of ids and suites, each once, in order."""
+def _datasets_of(wanted: list[str]) -> list[tuple[str, dict[str, Any]]]:
+    """(id or path, options that decide which data are meant) of ids and suites, each once, in order."""
     from offbench.api import load_suite, packaged_suites
 
-    found = []
+    found: list[tuple[str, dict[str, Any]]] = []
     for name in wanted:
         if name.endswith((".yaml", ".yml")) or name in packaged_suites():
-            refs = load_suite(name).datasets
-            found += [(ref.id, str(ref.options.get("split", "train"))) for ref in refs]
+            for dataset in load_suite(name).datasets:
+                found.append((dataset.id, {k: v for k, v in dataset.options.items() if k in ("split", "size", "seed")}))
         else:
-            found.append((name, "train"))
-    return list(dict.fromkeys(found))
-
-
-def _is_here(name: str, split: str) -> bool:
-    from offbench.datasets import find_entry
-    from offbench.datasets.catalog_files import find_place
-
-    entry = find_entry(name)
-    if entry is None:
-        return Path(name).exists()
-    return entry.cached if split == "train" else find_place(entry, split) is not None
+            found.append((name, {}))
+    return [pair for index, pair in enumerate(found) if pair not in found[:index]]

@@ -136,10 +136,15 @@ def test_prefetch_tries_all_and_tells_what_failed(served: str, monkeypatch: pyte
 def test_prefetch_of_a_suite_builds_what_it_needs(tmp_path: Path) -> None:
     suite = tmp_path / "mine.yaml"
     suite.write_text(
-        "name: mine\ndatasets: [cartpole/random, {id: cartpole/random, label: again}]\nalgorithms: [bc]\nseeds: 1\n"
+        "name: mine\nalgorithms: [bc]\nseeds: 1\ndatasets:\n- {id: cartpole/random, options: {size: 500}}\n"
+        "- {id: cartpole/random, options: {size: 500}, label: again}\n- {id: cartpole/random, options: {size: 600}}\n"
     )
     rows = json.loads(run("data", "prefetch", str(suite), "--json").stdout)
-    assert [row["dataset"] for row in rows] == ["cartpole/random"]
+    assert [row["options"] for row in rows] == [{"size": 500}, {"size": 600}]
+    assert len({row["place"] for row in rows}) == 2
+    run("data", "prefetch", str(suite), "--offline")
+    assert run("data", "prefetch", "cartpole/random", "--offline", status=1), "another size is another dataset"
+    run("data", "build", "cartpole/random")
     entry = find_entry("cartpole/random")
     assert entry is not None
     assert entry.cached

@@ -487,6 +487,8 @@ datasets:
         ("{horizon: 3}", "needs a path or a url[\\s\\S]*neither"),
         ("{url: 'ftp://a/b.npz'}", "is not one"),
         ("{url: []}", "empty"),
+        ("{url: 'http://a/..'}", "no usable file name"),
+        ("{url: 'http://a/b%2F..%2Fc.npz'}", "no usable file name"),
         ("{url: 'http://a/b.npz', md5: 'a', sha256: 'b'}", "two checksums"),
         ("{path: x.npz, horizon: long}", "horizon of dataset 'a'.*'long'[\\s\\S]*type int"),
         ("{path: x.npz, horizon: true}", "horizon of dataset"),

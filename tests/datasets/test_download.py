@@ -331,6 +331,19 @@ def test_a_chunked_answer_that_breaks_off_is_noticed(server: Server, tmp_path: P
     assert fetch(server.at("/x", script), tmp_path / "x").read_bytes() == b"hello"
 
 
+def test_redirects_are_followed_when_resuming(server: Server, tmp_path: Path) -> None:
+    """As from huggingface.co, which redirects to a host of files."""
+    server.at("/store", lambda handler, number: handler.send(stop=300_000 if number == 0 else None))
+
+    def redirect(handler: Handler, number: int) -> None:
+        handler.send_response(302)
+        handler.send_header("Location", f"{server.address}/store")
+        handler.end_headers()
+
+    assert fetch(server.at("/x", redirect), tmp_path / "x").read_bytes() == CONTENT
+    assert server.ranges == [None, None, "bytes=300000-", "bytes=300000-"]
+
+
 def test_a_damaged_state_of_a_part_starts_again(server: Server, tmp_path: Path) -> None:
     url = server.at("/x", lambda handler, number: handler.send(stop=300_000 if number == 0 else None))
     with pytest.raises(DatasetError):
