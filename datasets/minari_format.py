@@ -21,6 +21,7 @@ from gymnasium import spaces
 from offbench.datasets.columns import Array, freeze
 from offbench.datasets.dataset import Dataset
 from offbench.datasets.description import restore_origin
+from offbench.datasets.growing import GrowingColumn
 from offbench.datasets.hdf5_files import find, open_hdf5, open_small_group, read_small_column
 from offbench.datasets.minari_arrow import read_arrow_columns
 from offbench.datasets.minari_images import decode_images, is_image_space
@@ -125,27 +126,24 @@ def read_minari(
     observation_space, action_space = flat_space(header.observation_space), flat_action_space(header.action_space)
     stored = header.metadata.get(METADATA_KEY) or {}
     try:
-        frames, rows, infos, skipped = _join(list(_read_episodes(folder, header)), header)
+        unknown_last = {int(index) for index in stored.get("unknown_last", [])}
+        joined = _join(_read_episodes(folder, header), header, unknown_last)
         origin = restore_origin(stored) if stored else {}
-        lengths = rows.pop("lengths")
-        last_known = np.ones(len(lengths), dtype=np.bool_)
-        last_known[np.asarray(stored.get("unknown_last", []), dtype=np.int64)] = False
     except (ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError, MemoryError) as error:
         raise DatasetError(
             f"the episodes of {header.id} do not fit what metadata.json says",
             f"{type(error).__name__}: {error}",
             "download or copy the dataset again",
         ) from error
+    infos = dict(joined.infos)
     extras = {
         field: infos.pop(f"{METADATA_KEY}/{field}") for field in EXTRA_COLUMNS if f"{METADATA_KEY}/{field}" in infos
     }
-    if not last_known.all():
-        keep = np.ones(len(frames), dtype=np.bool_)
-        keep[(np.cumsum(lengths + 1) - 1)[~last_known]] = False
-        frames = frames[keep]
+    last_known = np.ones(len(joined.lengths), dtype=np.bool_)
+    last_known[sorted(unknown_last)] = False
     details: dict[str, Any] = {"format": f"Minari {header.metadata.get('data_format', 'hdf5')}"}
-    if skipped:
-        details["skipped_infos"] = skipped
+    if joined.skipped:
+        details["skipped_infos"] = joined.skipped
     if header.environment_options:
         details["environment_options"] = header.environment_options
     if isinstance(header.observation_space, (spaces.Dict, spaces.Tuple)):
@@ -156,8 +154,8 @@ def read_minari(
         details["observation_keys"] = list(observation_keys)
     provenance = origin.get("provenance") or Provenance(f"minari:{header.id}", details)
     return Dataset(
-        observations=freeze(frames),
-        episode_starts=freeze(np.cumsum(lengths) - lengths),
+        observations=joined.frames,
+        episode_starts=freeze(np.cumsum(joined.lengths) - joined.lengths),
         last_known=freeze(last_known),
         observation_space=observation_space,
         action_space=action_space,
@@ -166,7 +164,7 @@ def read_minari(
         provenance=provenance,
         name=name or origin.get("name") or header.id,
         infos=infos,
-        **{**rows, **extras},
+        **{**joined.rows, **extras},
     )
 
 
@@ -312,27 +310,73 @@ def _decode(group: h5py.h5g.GroupID, name: str, space: spaces.Space[Any], jpeg: 
     return decode_images(values, space.shape) if jpeg and is_image_space(space) else values
 
 
-def _join(episodes: list[_Episode], header: _Header) -> tuple[Array, dict[str, Array], dict[str, Array], list[str]]:
-    """Concatenate episodes; return (frames, columns with "lengths", infos, names of infos left out)."""
-    if not episodes:
-        raise DatasetError(f"Minari dataset {header.id} has no episodes")
-    lengths = np.asarray([len(episode.rewards) for episode in episodes], dtype=np.int64)
-    frames: list[Array] = []
-    actions: list[Array] = []
-    for index, episode in enumerate(episodes):
-        frames.append(flatten_batch(header.observation_space, _inner(episode.observations, header.path)))
-        actions.append(flatten_actions(header.action_space, episode.actions))
-        _check_episode(index, episode, frames[-1], actions[-1], header)
+@dataclass(frozen=True)
+class _Joined:
+    """The columns of all episodes: frames and rows, infos, how many steps each has, and the infos left out."""
+
+    frames: Array
+    rows: dict[str, Array]
+    infos: dict[str, Array]
+    lengths: Array
+    skipped: list[str]
+
+
+def _join(episodes: Iterator[_Episode], header: _Header, unknown_last: set[int]) -> _Joined:
+    """Put the episodes into one array per column, one at a time; of `unknown_last` the last frame is left out."""
+    steps = int(header.metadata.get("total_steps") or 0)
+    frames = GrowingColumn("observations", steps + header.episodes - len(unknown_last), narrow=True)
     rows = {
-        field: freeze(np.concatenate([getattr(episode, field) for episode in episodes]))
-        for field in ("rewards", "terminated", "truncated")
+        "rewards": GrowingColumn("rewards", steps, narrow=True),
+        "terminated": GrowingColumn("terminated", steps),
+        "truncated": GrowingColumn("truncated", steps),
+        "actions": GrowingColumn(
+            "actions", steps, narrow=isinstance(flat_action_space(header.action_space), spaces.Box)
+        ),
     }
-    rows |= {"actions": freeze(np.concatenate(actions)), "lengths": lengths}
     if _goal_space(header.stored_space) is not None:
-        goals = [episode.observations[GOAL][:steps] for episode, steps in zip(episodes, lengths, strict=True)]
-        rows["goals"] = freeze(np.concatenate(goals))
-    infos, skipped = _join_infos(episodes, lengths)
-    return np.concatenate(frames), rows, infos, skipped
+        rows["goals"] = GrowingColumn("goals", steps, narrow=True)
+    lengths: list[int] = []
+    infos: dict[str, GrowingColumn] = {}
+    names: set[str] = set()
+    for index, episode in enumerate(episodes):
+        observations = flatten_batch(header.observation_space, _inner(episode.observations, header.path))
+        actions = flatten_actions(header.action_space, episode.actions)
+        _check_episode(index, episode, observations, actions, header)
+        length = len(episode.rewards)
+        frames.append(observations[:-1] if index in unknown_last else observations)
+        rows["rewards"].append(episode.rewards)
+        rows["terminated"].append(episode.terminated)
+        rows["truncated"].append(episode.truncated)
+        rows["actions"].append(actions)
+        if "goals" in rows:
+            rows["goals"].append(episode.observations[GOAL][:length])
+        names |= episode.infos.keys()
+        if index == 0:
+            infos = {name: GrowingColumn(f"infos/{name}", steps) for name in sorted(episode.infos)}
+        for name, column in list(infos.items()):
+            part = _info_rows(episode.infos.get(name), length)
+            if part is None or not column.accepts(part):
+                del infos[name]
+            else:
+                column.append(part)
+        lengths.append(length)
+    if not lengths:
+        raise DatasetError(f"Minari dataset {header.id} has no episodes")
+    if unknown_last and not unknown_last <= set(range(len(lengths))):
+        raise ValueError(f"unknown_last names episodes beyond the last, {len(lengths) - 1}")
+    return _Joined(
+        frames=frames.finish(),
+        rows={name: column.finish() for name, column in rows.items()},
+        infos={name: column.finish() for name, column in infos.items()},
+        lengths=np.asarray(lengths, dtype=np.int64),
+        skipped=sorted(names - infos.keys()),
+    )
+
+
+def _info_rows(part: Array | None, steps: int) -> Array | None:
+    """Return one row per step, without the one after the last step; None for what is no such column of numbers."""
+    usable = part is not None and part.dtype.kind in "biuf" and part.ndim > 0 and len(part) in (steps, steps + 1)
+    return part[:steps] if part is not None and usable else None
 
 
 def _inner(values: Any, path: Sequence[str]) -> Any:
@@ -364,19 +408,3 @@ def _check_episode(index: int, episode: _Episode, observations: Array, actions: 
             "an episode ends where either flag is set",
             "split the episode there, or clear the flag",
         )
-
-
-def _join_infos(episodes: list[_Episode], lengths: Array) -> tuple[dict[str, Array], list[str]]:
-    """Concatenate the infos that all episodes have; the row after the last step (T + 1 rows) is dropped."""
-    infos: dict[str, Array] = {}
-    names = {key for episode in episodes for key in episode.infos}
-    for key in sorted(names):
-        parts = [episode.infos.get(key) for episode in episodes]
-        usable = [
-            part[:steps]
-            for part, steps in zip(parts, lengths.tolist(), strict=True)
-            if part is not None and part.dtype.kind in "biuf" and part.ndim and len(part) in (steps, steps + 1)
-        ]
-        if len(usable) == len(episodes) and len({part.shape[1:] for part in usable}) == 1:
-            infos[key] = freeze(np.concatenate(usable))
-    return infos, sorted(names - infos.keys())
