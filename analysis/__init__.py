@@ -5,10 +5,10 @@ from offbench.analysis.budgets import (
     BanditBudget,
     CheckpointProtocols,
     ExpectedPerformance,
-    bandit_budget,
     budget_table,
     checkpoint_protocols,
     expected_online_performance,
+    ucb_budget,
 )
 from offbench.analysis.comparisons import (
     Comparison,
@@ -63,7 +63,6 @@ __all__ = [
     "WinTieLoss",
     "aggregate",
     "area_under_curve",
-    "bandit_budget",
     "bootstrap",
     "budget_table",
     "checkpoint_protocols",
@@ -94,6 +93,7 @@ __all__ = [
     "selection_report",
     "steps_to_threshold",
     "trimmed_mean",
+    "ucb_budget",
     "wilcoxon_over_datasets",
     "win_tie_loss",
 ]

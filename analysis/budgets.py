@@ -1,7 +1,7 @@
 """Scores under a budget: what is to be expected when settings are tried out, and what choosing a checkpoint adds.
 
 Expected online performance: Kurenkov & Kolesnikov, "Showing Your Offline Reinforcement Learning Work" (ICML 2022). The
-budget there is the number of settings that are trained and evaluated without noise; `bandit_budget` counts evaluation
+budget there is the number of settings that are trained and evaluated without noise; `ucb_budget` counts evaluation
 episodes instead.
 """
 
@@ -319,7 +319,7 @@ class BanditBudget:
         return " ".join([text, *self.notes])
 
 
-def bandit_budget(
+def ucb_budget(
     returns: Sequence[Sequence[np.ndarray]] | Mapping[str, Sequence[np.ndarray]],
     *,
     episodes: int = 200,

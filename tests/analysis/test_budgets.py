@@ -11,10 +11,10 @@ import pytest
 from offbench.analysis import (
     ScoreError,
     ScoreTable,
-    bandit_budget,
     budget_table,
     checkpoint_protocols,
     expected_online_performance,
+    ucb_budget,
 )
 from offbench.analysis.budgets import BEST, best_of_weights
 from tests.analysis.real_scores import SCORES, needs_scores
@@ -121,7 +121,7 @@ def pool(seed: int, centres: np.ndarray, seeds: int = 4, episodes: int = 300) ->
 
 def test_first_pull_is_random_and_many_pulls_find_the_best_arm() -> None:
     policies = pool(0, np.linspace(0, 60, 12))
-    found = bandit_budget(policies, arms=8, episodes=200, resamples=60, trials=50)
+    found = ucb_budget(policies, arms=8, episodes=200, resamples=60, trials=50)
     means = np.array([[p.mean() for p in setting] for setting in policies])
     assert found.frame["mean"].iloc[0] == pytest.approx(means.mean(), abs=1.5)
     # the best of eight of twelve settings, each with one random seed
@@ -136,11 +136,11 @@ def test_band_holds_settings_and_seeds_and_does_not_shrink_with_trials() -> None
     policies = pool(1, np.linspace(0, 60, 10))
     widths = []
     for trials in (20, 200):
-        frame = bandit_budget(policies, arms=4, episodes=40, resamples=100, trials=trials).frame
+        frame = ucb_budget(policies, arms=4, episodes=40, resamples=100, trials=trials).frame
         widths.append(float((frame["high"] - frame["low"]).iloc[-1]))
     assert widths[0] > 5
     assert widths[1] == pytest.approx(widths[0], rel=0.35)
-    same = bandit_budget(pool(2, np.full(10, 30.0)), arms=4, episodes=40, resamples=100, trials=50).frame
+    same = ucb_budget(pool(2, np.full(10, 30.0)), arms=4, episodes=40, resamples=100, trials=50).frame
     assert float((same["high"] - same["low"]).iloc[-1]) < widths[1] / 3
 
 
@@ -148,23 +148,23 @@ def test_scaled_bonus_explores_where_the_original_is_greedy() -> None:
     """Two arms with noise far above their gap: one unlucky first episode must not decide."""
     rng = np.random.default_rng(0)
     policies = [[rng.normal(50, 30, 2000)], [rng.normal(60, 30, 2000)]]
-    scaled = bandit_budget(policies, arms=2, resamples=40, trials=50).frame["mean"].iloc[-1]
-    greedy = bandit_budget(policies, arms=2, scale=1.0, resamples=40, trials=50).frame["mean"].iloc[-1]
+    scaled = ucb_budget(policies, arms=2, resamples=40, trials=50).frame["mean"].iloc[-1]
+    greedy = ucb_budget(policies, arms=2, scale=1.0, resamples=40, trials=50).frame["mean"].iloc[-1]
     assert scaled > greedy + 1
 
 
 def test_negative_returns_and_small_pools() -> None:
     policies = [[np.full(5, -100.0)], [np.full(5, -10.0)]]
-    found = bandit_budget(policies, episodes=5, resamples=5, trials=5)
+    found = ucb_budget(policies, episodes=5, resamples=5, trials=5)
     # an arm that was never pulled is not recommended for its mean of 0
     assert found.frame["mean"].iloc[-1] == -10
     assert found.arms == 2
     assert "only 2 settings" in found.sentence
     assert "only 5 stored episodes" in found.sentence
     assert "single seed" in found.sentence
-    again = bandit_budget({"a": policies[0], "b": policies[1]}, episodes=5, resamples=5, trials=5)
+    again = ucb_budget({"a": policies[0], "b": policies[1]}, episodes=5, resamples=5, trials=5)
     pd.testing.assert_frame_equal(found.frame, again.frame)
     with pytest.raises(ScoreError, match="finite returns"):
-        bandit_budget([[np.array([np.nan])]])
+        ucb_budget([[np.array([np.nan])]])
     with pytest.raises(ScoreError, match="at least one trained policy"):
-        bandit_budget([[]])
+        ucb_budget([[]])
