@@ -105,9 +105,7 @@ def test_matrix_prints_the_probabilities_and_brackets_what_is_undecided() -> Non
     plot = improvement_matrix_plot(pairs, scores.algorithms)
     assert plot is not None
     shown = sorted(text.get_text() for text in plot.figure.axes[0].texts)
-    expected = sorted(
-        f"({p.point:.2f})" if p.low <= 0.5 <= p.high else f"{p.point:.2f}" for p in pairs.itertuples()
-    )
+    expected = sorted(f"({p.point:.2f})" if p.low <= 0.5 <= p.high else f"{p.point:.2f}" for p in pairs.itertuples())
     assert shown == expected
 
 
