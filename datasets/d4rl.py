@@ -24,6 +24,7 @@ from offbench.datasets.dataset import Dataset
 from offbench.datasets.episodes import starts_after, truncated_at_horizon
 from offbench.datasets.hdf5_files import find, find_column, open_hdf5, read_column
 from offbench.datasets.records import Provenance, Reference
+from offbench.datasets.restored import restored_dataset
 from offbench.datasets.task_facts import task_facts
 from offbench.errors import DatasetError
 
@@ -65,14 +66,15 @@ def read_d4rl(
     with open_hdf5(path) as file:
         stored = restore_d4rl(file, path)
     if stored is not None:
-        given = {
-            "environment": environment,
-            "reference": reference,
-            "observation_space": observation_space,
-            "action_space": action_space,
-            "name": name,
-        }
-        return Dataset(**{**stored, **{key: value for key, value in given.items() if value is not None}})
+        return restored_dataset(
+            stored,
+            path,
+            environment=environment,
+            reference=reference,
+            observation_space=observation_space,
+            action_space=action_space,
+            name=name,
+        )
     task = task_facts(
         environment,
         action_space=action_space,

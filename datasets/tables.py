@@ -23,6 +23,7 @@ from offbench.datasets.columns import Array
 from offbench.datasets.dataset import Dataset
 from offbench.datasets.parquet_write import restore_parquet
 from offbench.datasets.records import Provenance, Reference
+from offbench.datasets.restored import restored_dataset
 from offbench.datasets.table_files import CSV_SUFFIXES, naming, read_table_file, table_of_frame
 from offbench.datasets.table_inference import infer_schema
 from offbench.datasets.table_schema import OBSERVATION_TYPES, TableSchema
@@ -74,14 +75,15 @@ def read_table(
                 "which columns are observations, actions or flags is never guessed silently",
                 f"offbench data schema {path.name} > schema.yaml, check it, then pass schema='schema.yaml'",
             )
-        given = {
-            "environment": environment,
-            "reference": reference,
-            "action_space": action_space,
-            "observation_space": observation_space,
-            "name": name,
-        }
-        return Dataset(**{**stored, **{key: value for key, value in given.items() if value is not None}})
+        return restored_dataset(
+            stored,
+            path,
+            environment=environment,
+            reference=reference,
+            action_space=action_space,
+            observation_space=observation_space,
+            name=name,
+        )
     if not isinstance(schema, TableSchema):
         schema = TableSchema.from_yaml(schema)
     table = read_table_file(path, schema.columns, _types(schema))
