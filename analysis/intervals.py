@@ -13,7 +13,17 @@ from typing import Literal
 
 import numpy as np
 
-from offbench.analysis.metrics import METRICS, Strata, as_strata, cut, jackknife, middle, point, trim_fraction
+from offbench.analysis.metrics import (
+    METRICS,
+    Strata,
+    as_strata,
+    cut,
+    jackknife,
+    middle,
+    point,
+    reference_statistics,
+    trim_fraction,
+)
 from offbench.analysis.resampling import NORMAL, bootstrap, chunk_rows, rliable_bootstrap
 from offbench.analysis.score_checks import ScoreError
 from offbench.analysis.student_t import t_quantile
@@ -78,6 +88,9 @@ def estimate(
     if rliable_stream is not None and len(set(sizes)) > 1:
         raise ScoreError("rliable needs the same number of seeds on every dataset", f"it has {sorted(set(sizes))}")
     points = {metric: point(metric, strata, gamma) for metric in metrics}
+    if rliable_stream is not None:
+        same = reference_statistics(np.stack(strata, axis=1)[None], metrics, gamma)
+        points = {metric: float(values[0]) for metric, values in same.items()}
     reason = _undefined(sizes, task_bootstrap)
     if reason:
         return {metric: Estimate(value, math.nan, math.nan, reason) for metric, value in points.items()}

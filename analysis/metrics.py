@@ -193,6 +193,28 @@ def padded_statistics(
     return {metric: found[metric] for metric in metrics}
 
 
+def reference_statistics(samples: np.ndarray, metrics: Sequence[str], gamma: float) -> dict[str, np.ndarray]:
+    """Metrics of matrices [b, runs, datasets] with rliable's order of summation, so that not even rounding differs.
+
+    With few seeds many replicates equal the observed value, and bias-corrected intervals count those strictly below.
+    """
+    pooled = samples.reshape(len(samples), -1)
+    runs = pooled.shape[1]
+    found = {}
+    for metric in metrics:
+        fraction = trim_fraction(metric)
+        if fraction is not None:
+            dropped = cut(runs, fraction)
+            kept = np.partition(pooled, (dropped, runs - dropped - 1), axis=1)[:, dropped : runs - dropped]
+            found[metric] = kept.mean(axis=1)
+        elif metric == "optimality_gap":
+            found[metric] = gamma - np.minimum(pooled, gamma).mean(axis=1)
+        else:
+            means = samples.mean(axis=1)
+            found[metric] = means.mean(axis=1) if metric == "mean" else np.median(means, axis=1)
+    return found
+
+
 def jackknife(metric: str, strata: Sequence[np.ndarray], gamma: float) -> list[np.ndarray]:
     """Metric without one training run, for every run: one array [N_m] per dataset, in O(n log n) for most metrics.
 

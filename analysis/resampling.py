@@ -11,7 +11,7 @@ from statistics import NormalDist
 
 import numpy as np
 
-from offbench.analysis.metrics import METRICS, RowStatistics, Strata, as_strata, padded_statistics
+from offbench.analysis.metrics import METRICS, RowStatistics, Strata, as_strata, padded_statistics, reference_statistics
 
 NORMAL = NormalDist()
 
@@ -63,10 +63,10 @@ def rliable_bootstrap(
     Returns:
         metric -> float64 [B]; `stream` has advanced as rliable advances it.
     """
-    strata = as_strata(scores)
-    rows = RowStatistics(tuple(metrics), tuple(stratum.size for stratum in strata), gamma)
+    matrix = np.stack(as_strata(scores), axis=1)
     draws = _rliable_task_draws if tasks else _rliable_draws
-    return _collect((rows(chunk) for chunk in draws(np.stack(strata), reps, stream)), metrics)
+    chunks = draws(matrix, reps, stream)
+    return _collect((reference_statistics(chunk, metrics, gamma) for chunk in chunks), metrics)
 
 
 def _collect(parts: Iterator[dict[str, np.ndarray]], metrics: Sequence[str]) -> dict[str, np.ndarray]:
@@ -121,11 +121,10 @@ def _task_statistics(
 
 
 def _rliable_draws(matrix: np.ndarray, reps: int, stream: np.random.RandomState) -> Iterator[np.ndarray]:
-    """Chunks from matrix [T, R], consuming `randint(0, R, (R, T))` per replicate: runs before datasets."""
-    tasks, runs = matrix.shape
+    """Chunks [b, R, T] from matrix [R, T], consuming `randint(0, R, (R, T))` per replicate."""
+    runs, tasks = matrix.shape
     for b in chunk_rows(matrix.size, reps):
-        index = stream.randint(0, runs, (b, runs, tasks))
-        yield matrix[np.arange(tasks)[:, None], index.transpose(0, 2, 1)].reshape(b, -1)
+        yield matrix[stream.randint(0, runs, (b, runs, tasks)), np.arange(tasks)]
 
 
 def _rliable_task_draws(matrix: np.ndarray, reps: int, stream: np.random.RandomState) -> Iterator[np.ndarray]:
@@ -134,10 +133,10 @@ def _rliable_task_draws(matrix: np.ndarray, reps: int, stream: np.random.RandomS
     The two bounds alternate, and rejected numbers make their use of the stream irregular, so replicates are drawn
     one by one.
     """
-    tasks, runs = matrix.shape
+    runs, tasks = matrix.shape
     for b in chunk_rows(matrix.size, reps):
-        index, chosen = np.empty((b, runs, tasks), dtype=np.int64), np.empty((b, tasks), dtype=np.int64)
+        index, chosen = np.empty((b, runs, tasks), dtype=np.int64), np.empty((b, 1, tasks), dtype=np.int64)
         for row in range(b):
             index[row] = stream.randint(0, runs, (runs, tasks))
             chosen[row] = stream.randint(0, tasks, (1, tasks))
-        yield matrix[chosen[:, :, None], index.transpose(0, 2, 1)].reshape(b, -1)
+        yield matrix[index, chosen]
