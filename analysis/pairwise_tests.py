@@ -18,6 +18,7 @@ import pandas as pd
 
 from offbench.analysis.exact_tests import holm, mann_whitney_test, permutation_test, seeds_to_reject, smallest_p
 from offbench.analysis.score_checks import ScoreError
+from offbench.analysis.scores import ScoreTable
 from offbench.analysis.shared_scores import Scores, SharedScores, shared_scores
 from offbench.analysis.student_t import t_cdf
 from offbench.analysis.wording import counted
@@ -205,8 +206,8 @@ def win_tie_loss(
 
 def _pairs(scores: Scores, pairs: Sequence[tuple[str, str]] | None) -> list[tuple[str, str]]:
     if pairs is not None:
-        return [(first, second) for first, second in pairs]
-    names = list(scores.keys()) if not hasattr(scores, "algorithms") else scores.algorithms
+        return list(dict.fromkeys((first, second) for first, second in pairs))
+    names = scores.algorithms if isinstance(scores, ScoreTable) else list(scores)
     if len(names) < 2:
         raise ScoreError("a comparison needs at least two algorithms", f"there is {', '.join(names) or 'none'}")
     return list(itertools.combinations(names, 2))

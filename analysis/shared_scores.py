@@ -97,6 +97,8 @@ def shared_scores(
     cells, units = _cells_of(scores)
     known = list(next(iter(cells.values())))
     chosen = tuple(cells) if algorithms is None else tuple(algorithms)
+    if len(set(chosen)) < len(chosen):
+        raise ScoreError(f"an algorithm is compared with itself: {', '.join(chosen)}")
     for name in chosen:
         if name not in cells:
             raise UnknownNameError("algorithm", name, cells)

@@ -165,6 +165,8 @@ def test_bad_input_is_refused() -> None:
         difference(scores, "a", "c")
     with pytest.raises(UnknownNameError, match="metric"):
         difference(scores, "a", "b", "iqr")
+    with pytest.raises(ScoreError, match="with itself"):
+        difference(scores, "a", "a")
     with pytest.raises(ScoreError, match="no finite score"):
         difference({"a": np.array([[1.0, np.nan]]), "b": np.ones((1, 2))}, "a", "b")
     with pytest.raises(ScoreError, match="no calibrated"):
