@@ -13,6 +13,8 @@ Importing this module registers them; the simulators are imported when an enviro
 
 from __future__ import annotations
 
+import contextlib
+import io
 import warnings
 from collections.abc import Mapping
 from importlib import import_module
@@ -98,10 +100,11 @@ def _register(environment: str) -> None:
     """Import the package that registers the id with Gymnasium, if it needs one."""
     if environment.startswith(ROBOTICS):
         try:
-            import_module("gymnasium_robotics")
+            # Its import tells everybody on stderr about changes to the Adroit hand.
+            with contextlib.redirect_stderr(io.StringIO()):
+                gymnasium.register_envs(import_module("gymnasium_robotics"))
         except ModuleNotFoundError as error:
             raise MissingExtraError(f"simulating {environment}", "robotics") from error
-        gymnasium.register_envs(import_module("gymnasium_robotics"))
 
 
 class _MiniGridView(gymnasium.ObservationWrapper[Observation, Any, Any]):

@@ -40,9 +40,9 @@ RANDOM_STREAM, SELECTION_STREAM, FINAL_STREAM, CHECK_STREAM = 1, 2, 3, 4
 MAZES = {"pointmaze-umaze": "PointMaze_UMaze-v3", "pointmaze-medium": "PointMaze_Medium-v3"}
 
 
-def run_folder(out: Path, name: str, seed: int) -> Path:
-    """Where a training run leaves its snapshots and actions."""
-    return out / "runs" / f"{name}-seed{seed}"
+def run_folder(runs: Path, name: str, seed: int) -> Path:
+    """Where a training run leaves its snapshots, actions and learning curve."""
+    return runs / f"{name}-seed{seed}"
 
 
 def train_run(name: str, seed: int, folder: Path) -> None:
@@ -140,9 +140,9 @@ def torch_check(tensors: Tensors, activation: str, observations: NDArray[Any]) -
     return {name: np.ascontiguousarray(array) for name, array in check.items()}
 
 
-def export(name: str, seed: int, out: Path, *, episodes: int, note: str = "") -> None:
-    """Plays all snapshots, gives the roles and writes weights, training log and provenance to `out`."""
-    plan, folder = PLANS[name], run_folder(out, name, seed)
+def export(name: str, seed: int, folder: Path, out: Path, *, episodes: int, note: str = "") -> None:
+    """Plays all snapshots in `folder`, gives the roles and writes weights, log and provenance to `out`."""
+    plan = PLANS[name]
     states = read_snapshots(folder)
     environment = make_environment(plan.environment)
     space = environment.action_space
@@ -273,16 +273,18 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("name", choices=sorted([*PLANS, *MAZES]))
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, required=True, help="folder for the weights, logs and behaviours.json")
-    parser.add_argument("--export-only", action="store_true", help="export the run that is in OUT/runs")
+    parser.add_argument("--runs", type=Path, help="folder for snapshots and curves of training (default: OUT/runs)")
+    parser.add_argument("--export-only", action="store_true", help="export the training run that is there")
     parser.add_argument("--note", default="", help="what else to say in behaviours.json about how it was trained")
     parser.add_argument("--episodes", type=int, default=100, help="episodes of each reported statistic")
     options = parser.parse_args(arguments)
     if options.name in MAZES:
         export_controller(options.name, options.seed, options.out, episodes=options.episodes)
         return
+    folder = run_folder(options.runs or options.out / "runs", options.name, options.seed)
     if not options.export_only:
-        train_run(options.name, options.seed, run_folder(options.out, options.name, options.seed))
-    export(options.name, options.seed, options.out, episodes=options.episodes, note=options.note)
+        train_run(options.name, options.seed, folder)
+    export(options.name, options.seed, folder, options.out, episodes=options.episodes, note=options.note)
 
 
 if __name__ == "__main__":

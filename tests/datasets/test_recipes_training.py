@@ -142,7 +142,9 @@ def test_training_repeats_and_its_log_plays_it_again(
 
     # What was rewarded in training is rewarded when the log is played: the same episodes, step for step.
     log = load_log(out / f"{name}.log.safetensors")
-    rows = (train_behaviours.run_folder(out, name, 1) / "curve.csv").read_text(encoding="utf-8").splitlines()[1:]
+    rows = (
+        (train_behaviours.run_folder(out / "runs", name, 1) / "curve.csv").read_text(encoding="utf-8").splitlines()[1:]
+    )
     curve = [(int(row.split(",")[0]), float(row.split(",")[1])) for row in rows]
     episodes = [episode for episode in play(plan.environment, log) if episode.terminated[-1] or episode.truncated[-1]]
     assert len(episodes) == sum(done <= len(log) for done, _ in curve)
