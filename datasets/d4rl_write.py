@@ -104,7 +104,8 @@ def _write(dataset: Dataset, path: Path, compression: str | None) -> None:
             **describe(dataset),
         }
         # A column, not an attribute: attributes end at 64 KB, which the bounds of an image may exceed.
-        file[DESCRIPTION] = json.dumps(description)
+        # Of fixed length: HDF5 itself may loop for ever over damaged text of variable length.
+        file[DESCRIPTION] = np.bytes_(json.dumps(description))
 
 
 def restore_d4rl(file: h5py.File, path: Path) -> dict[str, Any] | None:
@@ -114,7 +115,7 @@ def restore_d4rl(file: h5py.File, path: Path) -> dict[str, Any] | None:
         DatasetError: a part is missing or does not fit.
     """
     stored = find_column(file, DESCRIPTION)
-    if stored is None or h5py.check_string_dtype(stored.dtype) is None:
+    if stored is None or stored.dtype.kind != "S":
         return None
     try:
         description = json.loads(stored[()])

@@ -78,9 +78,12 @@ def read_column(column: h5py.Dataset) -> Array:
     """Read a whole column at once into a private read-only array, which `allocate` places.
 
     Raises:
-        DatasetError: the values are stored in another file, were never written, or would not fit in memory.
+        DatasetError: no numbers, stored in another file, never written, or more than fits in memory.
     """
     path = Path(column.file.filename)
+    if column.dtype.kind not in "biuf":
+        # Not only useless: HDF5 itself may loop for ever over damaged values of variable length.
+        raise DatasetError(f"{column.name} of {path.name} holds {_kind(column.dtype)}, not numbers", "", "convert it")
     if column.external:
         raise _outside(column, column.name, column.external[0][0])
     if column.is_virtual:
@@ -91,7 +94,7 @@ def read_column(column: h5py.Dataset) -> Array:
         stored = column.id.get_storage_size()
         require_plausible_size(path, str(column.name), column.size * column.dtype.itemsize, stored)
         _require_written(column, stored, path)
-    if column.dtype.hasobject or not column.size or not column.shape:
+    if not column.size or not column.shape:
         return freeze(np.asarray(column[()]))
     array = allocate(column.shape, column.dtype)
     column.read_direct(array)
@@ -138,6 +141,10 @@ def _require_hard_link(group: h5py.h5g.GroupID, name: str, path: Path) -> None:
         raise KeyError(name) from error
     if kind != h5py.h5l.TYPE_HARD:
         raise _elsewhere(name, path, "another place")
+
+
+def _kind(dtype: np.dtype[Any]) -> str:
+    return "text or lists" if dtype.hasobject else str(dtype)
 
 
 def _require_written(column: h5py.Dataset, stored: int, path: Path) -> None:
