@@ -10,7 +10,9 @@ from numpy.typing import NDArray
 from offbench.datasets.columns import Array
 from offbench.datasets.lint_checks import Hit, View, check, counted, named, spread_out
 
-JUMP = 6.0  # times the usual greatest error; clean MuJoCo and classic-control data stay below 4.5
+# Times the usual greatest error. A reset moves several columns: one has to pass JUMP and another SECOND. A collision
+# moves one, a velocity (PointMaze: up to 17), so a single column has to pass ALONE.
+JUMP, SECOND, ALONE = 6.0, 3.0, 30.0
 PLACEHOLDERS = np.array([-99, -999, -9999, -99999, 999, 9999, 99999, 999999, -1e10, 1e10], np.float32)
 BLOCK = 1 << 22  # numbers that a pass over all rows holds at once
 
@@ -89,8 +91,8 @@ def observation_jump(view: View) -> Iterator[Hit]:
 def jumps(view: View) -> tuple[Array, Array, int]:
     """Return (rows after which the observation jumps, sizes of the jumps, column of the greatest).
 
-    A linear model of the step s' - s, given s and a, is fitted to a sample. A row jumps where, in some column, the
-    step is longer than 99.9 % of all and the error of that model exceeds JUMP times its 99.9 % quantile. Position-like
+    A linear model of the step s' - s, given s and a, is fitted to a sample. A row jumps where, in several columns, the
+    step is longer than 99.9 % of all and the error of that model far exceeds its 99.9 % quantile. Position-like
     columns are predicted almost exactly, so a reset stands out even where steps are large. Columns that rarely change
     (goals, counters) are left out, and full turns of a wrapped angle are no step.
     """
@@ -120,11 +122,13 @@ def jumps(view: View) -> tuple[Array, Array, int]:
         error = np.abs(steps - _predict((_inputs(states, actions, part) - mean) / scale, model))
         ratio = np.where(np.abs(steps) > longest, error / error_bound, 0)
         size = ratio.max(axis=1, initial=0)
-        hit = size > JUMP
+        second = np.partition(ratio, -2, axis=1)[:, -2] if ratio.shape[1] > 1 else np.zeros(len(part))
+        hit = ((size > JUMP) & (second > SECOND)) | (size > ALONE)
         rows.append(part[hit])
         sizes.append(size[hit])
-        if hit.any() and size.max() > greatest:
-            greatest, column = float(size.max()), int(moving[np.unravel_index(ratio.argmax(), ratio.shape)[1]])
+        if hit.any() and size[hit].max() > greatest:
+            worst = int(np.where(hit, size, 0).argmax())
+            greatest, column = float(size[worst]), int(moving[ratio[worst].argmax()])
     return np.concatenate(rows), np.concatenate(sizes), column
 
 

@@ -201,7 +201,14 @@ def test_hidden_resets_in_real_files(real_file: Any) -> None:
         )
     )
     assert set(found(report, "observation-jump").rows) <= set((joined - 1).tolist())
-    assert found(report, "observation-jump").count >= 4
+    assert found(report, "observation-jump").count >= 2
+
+
+def test_collisions_do_not_jump(columns: Columns) -> None:
+    """One velocity that stops at a wall now and then is no reset, which moves the whole state."""
+    columns["observations"][150::997, 2] *= -1.5
+    del columns["next_observations"]
+    assert "observation-jump" not in checks(lint(columns))
 
 
 def test_wrapped_angles_and_goals_do_not_jump(columns: Columns) -> None:
