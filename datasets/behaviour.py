@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -19,6 +20,7 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
+from offbench.datasets.download import cache_dir
 from offbench.datasets.waypoints import WaypointController
 from offbench.errors import DatasetError, UnknownNameError
 
@@ -142,10 +144,28 @@ class EpsilonMixture:
         return actions
 
 
+def trained_here() -> Path:
+    """Folder of behaviours that were trained on this machine, beside the shipped ones."""
+    return cache_dir() / "behaviours"
+
+
 @cache
 def behaviour_records() -> Mapping[str, Any]:
-    """`behaviours.json`: environment id -> training provenance, snapshots, roles and measured returns."""
-    return json.loads((BEHAVIOURS / "behaviours.json").read_text(encoding="utf-8"))
+    """Environment id -> training provenance, snapshots, roles and measured returns; "folder" has the files.
+
+    The shipped `behaviours.json`, and that of `trained_here()` for environments for which nothing is shipped.
+    """
+    records: dict[str, Any] = {}
+    for folder in (trained_here(), BEHAVIOURS):
+        listing = folder / "behaviours.json"
+        if listing.exists():
+            try:
+                entries = json.loads(listing.read_text(encoding="utf-8"))
+            except ValueError as error:
+                warnings.warn(f"{listing} is damaged and was ignored: {error}", stacklevel=2)
+                continue
+            records |= {environment: {**entry, "folder": folder} for environment, entry in entries.items()}
+    return records
 
 
 def behaviour_record(environment: str) -> Mapping[str, Any]:
@@ -171,7 +191,7 @@ def behaviour_digest(environment: str, role: str) -> str:
     """
     digest = hashlib.sha256(environment.encode())
     if role == "training":
-        digest.update((BEHAVIOURS / log_file(environment)).read_bytes())
+        digest.update(log_path(environment).read_bytes())
     elif role != "random" and behaviour_record(environment)["file"] is not None:
         for name, array in sorted(_snapshot_tensors(environment, snapshot_of(environment, role)).items()):
             digest.update(name.encode() + array.tobytes())
@@ -246,13 +266,14 @@ def load_tensors(environment: str) -> dict[str, NDArray[Any]]:
 
     Weights are stored in half precision and played in single.
     """
-    tensors = load_file(BEHAVIOURS / behaviour_record(environment)["file"])
+    record = behaviour_record(environment)
+    tensors = load_file(record["folder"] / record["file"])
     return {name: array.astype(np.float32) if array.dtype == np.float16 else array for name, array in tensors.items()}
 
 
-def log_file(environment: str) -> str:
-    """Name of the file with the log of the environment's training run. Raises DatasetError if there is none."""
+def log_path(environment: str) -> Path:
+    """The file with the log of the environment's training run. Raises DatasetError if there is none."""
     record = behaviour_record(environment)
-    if record.get("log") is None:
-        raise DatasetError(f"no training run of {environment} is shipped")
-    return record["log"]["file"]
+    if record["log"] is None:
+        raise DatasetError(f"there is no training run of {environment}")
+    return record["folder"] / record["log"]["file"]

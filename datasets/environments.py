@@ -142,9 +142,7 @@ class MinAtarGame(gymnasium.Env[Observation, Any]):
     metadata = {"render_modes": []}  # noqa: RUF012 - Gymnasium declares it as an instance attribute
 
     def __init__(self, game: str) -> None:
-        from minatar import Environment
-
-        self.game = Environment(game)
+        self.game: Any = import_module("minatar").Environment(game)
         self._actions = self.game.minimal_action_set()
         height, width, self._channels = self.game.state_shape()
         self._numbers = np.arange(1, self._channels + 1)

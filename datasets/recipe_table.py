@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from offbench.datasets.behaviour import behaviour_record, behaviour_records
+from offbench.datasets.behaviour import BEHAVIOURS, behaviour_record, behaviour_records
 from offbench.datasets.environments import horizon
 from offbench.datasets.records import Reference
 
@@ -52,12 +52,13 @@ class Recipe:
     def reference(self) -> Reference:
         """Measured returns of the random policy and of the expert (deterministic) in this environment."""
         record = behaviour_record(self.environment)
+        origin = "shipped" if record["folder"] == BEHAVIOURS else "locally trained"
         random, expert = record["random"], record["snapshots"][record["roles"]["expert"]]["deterministic"]
         return Reference(
             minimum=random["mean"],
             maximum=expert["mean"],
             source=f"measured in {self.environment}: random actions ({random['episodes']} episodes, standard error "
-            f"{random['standard_error']:.3g}) and the shipped {record['training']['algorithm']} expert "
+            f"{random['standard_error']:.3g}) and the {origin} {record['training']['algorithm']} expert "
             f"({expert['episodes']} episodes, standard error {expert['standard_error']:.3g})",
             environment=self.environment,
             horizon=horizon(self.environment),

@@ -23,17 +23,17 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from offbench.datasets.behaviour import BEHAVIOURS, behaviour_digest, behaviour_record, log_file, make_policy
+from offbench.datasets.behaviour import behaviour_digest, behaviour_record, log_path, make_policy
 from offbench.datasets.dataset import Dataset
 from offbench.datasets.download import cache_dir
 from offbench.datasets.environments import make_environment, packages
 from offbench.datasets.minari_format import read_minari, write_minari
-from offbench.datasets.recipe_table import RECIPES, TRAINING, Part, Recipe
+from offbench.datasets.recipe_table import FAMILIES, RECIPES, TRAINING, Part, Recipe
 from offbench.datasets.records import Provenance
 from offbench.datasets.rollout import Episode, roll_out
 from offbench.datasets.training_log import DivergedError, TrainingLog, load_log, play
 from offbench.datasets.training_plans import plan_for, train
-from offbench.errors import SpecError, StorageError, UnknownNameError
+from offbench.errors import DatasetError, SpecError, StorageError, UnknownNameError
 
 __all__ = ["RECIPES", "Part", "Recipe", "build", "dataset_path", "generate", "get_recipe", "load", "recipe_hash"]
 
@@ -48,9 +48,17 @@ def get_recipe(dataset_id: str, size: int | None = None, seed: int | None = None
 
     Raises:
         UnknownNameError: no such built-in dataset; the message has the nearest id.
+        DatasetError: no behaviours are there for its environment; the message says how to train them.
         SpecError: the size is not positive, or the seed negative.
     """
     if dataset_id not in RECIPES:
+        family = dataset_id.partition("/")[0]
+        if family in FAMILIES and not any(name.startswith(f"{family}/") for name in RECIPES):
+            raise DatasetError(
+                f"no behaviours for {FAMILIES[family][0]} are shipped or on this machine",
+                "its datasets need a trained policy",
+                f"train it: python -m offbench.datasets.train_behaviours {family}",
+            )
         raise UnknownNameError("built-in dataset", dataset_id, RECIPES)
     recipe = RECIPES[dataset_id]
     if size is not None and size < 1:
@@ -164,13 +172,13 @@ def _policy_episodes(recipe: Recipe, space: spaces.Space[Any], progress: Progres
 def _training_episodes(recipe: Recipe, progress: Progress | None) -> tuple[list[Episode], dict[str, Any]]:
     """The first `size` transitions of the training run of the recipe's seed, and where they are from.
 
-    The shipped run is played from its log. Another run, and the shipped one where the simulator does not repeat it,
+    The logged run is played again. Another run, and the logged one where the simulator does not repeat it,
     is trained here.
     """
-    log = load_log(BEHAVIOURS / log_file(recipe.environment))
+    log = load_log(log_path(recipe.environment))
     if recipe.seed == log.seed and recipe.size <= len(log):
         try:
-            return play(recipe.environment, log.first(recipe.size), progress), {"training_run": "the shipped one"}
+            return play(recipe.environment, log.first(recipe.size), progress), {"training_run": "the logged one"}
         except DivergedError as error:
             shipped = behaviour_record(recipe.environment)["training"]["versions"]
             warnings.warn(

@@ -2,6 +2,8 @@
 
     python -m offbench.datasets.train_behaviours hopper --seed 0 --out DIR
 
+Without --out the files go to the cache, where the recipes find them, for environments for which none are shipped.
+
 Training saves the policy at regular steps and every action; it is never evaluated meanwhile, so that its random
 numbers depend on nothing else. The export then plays every snapshot, gives the roles (expert, medium) by the rules of
 `training_plans.Plan`, and writes DIR/<name>.safetensors (weights), DIR/<name>.log.safetensors (the training run) and
@@ -27,7 +29,7 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
-from offbench.datasets.behaviour import LOG_STD_RANGE, Policy, UniformRandom, build_policy
+from offbench.datasets.behaviour import LOG_STD_RANGE, Policy, UniformRandom, build_policy, trained_here
 from offbench.datasets.environments import make_environment, packages
 from offbench.datasets.rollout import roll_out
 from offbench.datasets.training_log import TrainingLog, record, save_log
@@ -272,7 +274,12 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m offbench.datasets.train_behaviours", description=__doc__)
     parser.add_argument("name", choices=sorted([*PLANS, *MAZES]))
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, required=True, help="folder for the weights, logs and behaviours.json")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=trained_here(),
+        help="folder for the weights, logs and behaviours.json (default: in the cache, where recipes find them)",
+    )
     parser.add_argument("--runs", type=Path, help="folder for snapshots and curves of training (default: OUT/runs)")
     parser.add_argument("--export-only", action="store_true", help="export the training run that is there")
     parser.add_argument("--note", default="", help="what else to say in behaviours.json about how it was trained")

@@ -5,7 +5,7 @@ No torch here: recipes read the plans, and only training itself imports it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass
 
 from offbench.datasets.environments import make_environment
@@ -128,7 +128,7 @@ def plan_for(environment: str) -> Plan:
     return plans[environment]
 
 
-def train(plan: Plan, seed: int) -> Iterator[LoggedStep]:
+def train(plan: Plan, seed: int) -> Generator[LoggedStep, None, None]:
     """Run a plan's training; yields every step, the zeroth with the untrained snapshot. Imports torch."""
     environment = make_environment(plan.environment)
     try:

@@ -14,12 +14,12 @@ from gymnasium import spaces
 from scipy import stats
 
 from offbench.datasets import Dataset, behaviour, environments, list_datasets, load_dataset, recipes
-from offbench.datasets.behaviour import BEHAVIOURS, Categorical, make_policy
+from offbench.datasets.behaviour import Categorical, make_policy
 from offbench.datasets.environments import make_environment
 from offbench.datasets.recipes import RECIPES, Part, Recipe
 from offbench.datasets.rollout import roll_out
 from offbench.datasets.training_log import DivergedError, load_log
-from offbench.errors import MissingExtraError, SpecError, StorageError, UnknownNameError
+from offbench.errors import DatasetError, MissingExtraError, SpecError, StorageError, UnknownNameError
 
 SIMULATORS = {"mujoco": "mujoco", "minigrid": "minigrid", "minatar": "minatar", "robotics": "gymnasium_robotics"}
 DISCRETE = sorted({r.environment for r in RECIPES.values() if r.id.endswith("/noisy") and "Maze" not in r.environment})
@@ -171,9 +171,9 @@ def test_medium_expert_is_medium_then_expert() -> None:
 def test_replay_is_the_training_run(name: str) -> None:
     recipe = recipes.get_recipe(name, size=min(RECIPES[name].size, 3000))
     needs(recipe.environment)
-    log = load_log(BEHAVIOURS / behaviour.log_file(recipe.environment))
+    log = load_log(behaviour.log_path(recipe.environment))
     dataset = recipes.generate(recipe)
-    assert dataset.provenance.details["training_run"] == "the shipped one"
+    assert dataset.provenance.details["training_run"] == "the logged one"
     assert dataset.num_transitions == recipe.size
     complete = dataset.episode_complete
     np.testing.assert_array_equal(dataset.episode_lengths[complete], log.lengths[: complete.sum()])
@@ -193,7 +193,7 @@ def test_replay_is_the_training_run(name: str) -> None:
 def test_whole_replay_of_a_classic_environment(cache: Path) -> None:
     """All transitions of the run, with the size of the paper and the very episodes of training."""
     dataset = load_dataset("cartpole/replay")
-    log = load_log(BEHAVIOURS / behaviour.log_file("CartPole-v1"))
+    log = load_log(behaviour.log_path("CartPole-v1"))
     assert dataset.num_transitions == 100_000 == len(log)
     complete = dataset.episode_complete
     np.testing.assert_array_equal(dataset.episode_lengths[complete], log.lengths)
@@ -226,6 +226,12 @@ def test_unusable_requests_are_explained() -> None:
         recipes.build("cartpole/random", seed=-1)
     with pytest.raises(UnknownNameError, match="expert"):
         make_policy("Pendulum-v1", "exprt", spaces.Box(-2, 2, (1,)))
+
+
+def test_families_without_behaviours_say_how_to_train_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(recipes.FAMILIES, "cartpole-long", ("CartPole-v9", 100))
+    with pytest.raises(DatasetError, match="train_behaviours cartpole-long"):
+        recipes.build("cartpole-long/expert")
 
 
 def test_another_seed_of_a_replay_is_another_training_run(cache: Path) -> None:

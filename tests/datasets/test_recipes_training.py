@@ -135,7 +135,7 @@ def test_training_repeats_and_its_log_plays_it_again(
     out = tmp_path / "first"
     entry = json.loads((out / "behaviours.json").read_text(encoding="utf-8"))[plan.environment]
     shipped = behaviour.behaviour_record(plan.environment)
-    assert entry.keys() == shipped.keys()
+    assert entry.keys() == shipped.keys() - {"folder"}
     assert entry["training"].keys() == shipped["training"].keys()
     tensors = load_file(out / f"{name}.safetensors")
     assert {array.dtype for key, array in tensors.items() if not key.startswith("check/")} == {np.dtype(np.float16)}
@@ -151,6 +151,19 @@ def test_training_repeats_and_its_log_plays_it_again(
     ends = np.cumsum([len(episode) for episode in episodes])
     assert ends.tolist() == [done for done, _ in curve[: len(episodes)]]
     np.testing.assert_allclose([e.rewards.sum() for e in episodes], [total for _, total in curve[: len(episodes)]])
+
+
+def test_behaviours_trained_here_join_the_shipped_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OFFBENCH_CACHE", str(tmp_path))
+    monkeypatch.setitem(PLANS, "cartpole", replace(TINY_DQN, environment="CartPole-v0"))
+    train_behaviours.main(["cartpole", "--seed", "1", "--episodes", "3"])
+    records = behaviour.behaviour_records.__wrapped__()
+    assert records["CartPole-v0"]["folder"] == tmp_path / "behaviours"
+    assert (records["CartPole-v0"]["folder"] / records["CartPole-v0"]["log"]["file"]).exists()
+    assert records["CartPole-v1"]["folder"] == behaviour.BEHAVIOURS  # a shipped one wins
+    (tmp_path / "behaviours" / "behaviours.json").write_text("{", encoding="utf-8")
+    with pytest.warns(UserWarning, match="damaged"):
+        assert set(behaviour.behaviour_records.__wrapped__()) == set(behaviour.behaviour_records())
 
 
 def test_dqn_moves_towards_the_double_target() -> None:
