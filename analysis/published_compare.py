@@ -17,7 +17,9 @@ printed under a version that they do not have.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -124,9 +126,9 @@ def _updates(table: ScoreTable, algorithm: str, dataset: str) -> int | None:
 
 
 def _beside(
-    algorithm: str, dataset: str, scores: np.ndarray, row: object, selection: str, updates: int | None, margin: float
+    algorithm: str, dataset: str, scores: np.ndarray, row: Any, selection: str, updates: int | None, margin: float
 ) -> dict[str, object]:
-    published = row._asdict()  # type: ignore[attr-defined]
+    published = row._asdict()
     seeds = 0 if pd.isna(published["seeds"]) else int(published["seeds"])
     own_std = float(scores.std(ddof=1)) if scores.size > 1 else math.nan
     other_std = sample_std(float(published["spread"]), published["spread_kind"], seeds)
@@ -156,7 +158,7 @@ def _beside(
 
 
 def _protocol(
-    published: dict[str, object], dataset: str, seeds: int, selection: str, updates: int | None
+    published: Mapping[str, Any], dataset: str, seeds: int, selection: str, updates: int | None
 ) -> tuple[list[str], bool]:
     """What differs from the user's runs, in words, and whether a verdict makes sense all the same."""
     names, comparable = [], True

@@ -315,4 +315,4 @@ def _open(
     options |= {"unit": unit} if unit is not None else {}
     options |= {"layout": layout} if layout is not None else {}
     options |= {"missing": "leave-out"} if leave_out else {}
-    return open_scores(path, columns=columns, severity=severity, selection=selection, **options)
+    return open_scores(path, columns=columns, severity=severity, selection=selection, **options)  # type: ignore[arg-type]

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from offbench.analysis import ScoreTable
+    from offbench.analysis.scores import Selection
     from offbench.reports import ReportFiles
 
 TABLE_SUFFIXES = (".csv", ".parquet", ".gz")
@@ -59,7 +60,7 @@ def open_scores(
     *,
     columns: Mapping[str, str] | None = None,
     severity: str | None = None,
-    selection: str = "last",
+    selection: Selection = "last",
     **options: Any,
 ) -> ScoreSource:
     """Read scores from run folders, a report (its folder or report.json), or anything that `load_scores` reads.
@@ -82,12 +83,12 @@ def open_scores(
         from offbench.results import load_results
 
         results = load_results(path)
-        return ScoreSource(path, kind, ScoreTable.from_runs(results, protocol=selection), results)  # type: ignore[arg-type]
+        return ScoreSource(path, kind, ScoreTable.from_runs(results, protocol=selection), results)
     return _from_table(path, columns or {}, severity, selection, options)
 
 
 def _from_table(
-    path: Path, columns: Mapping[str, str], severity: str | None, selection: str, options: Mapping[str, Any]
+    path: Path, columns: Mapping[str, str], severity: str | None, selection: Selection, options: Mapping[str, Any]
 ) -> ScoreSource:
     import pandas as pd
 
@@ -99,7 +100,7 @@ def _from_table(
             path,
             "table",
             load_scores(path, columns=columns, protocol=selection, **options),
-            None,  # type: ignore[arg-type]
+            None,
         )
     try:
         frame = pd.read_parquet(path) if path.suffix == ".parquet" else pd.read_csv(path)
@@ -117,7 +118,7 @@ def _from_table(
     # A column that says which evaluation ("final") instead of counting updates is no learning curve.
     if "step" in counted and not pd.api.types.is_numeric_dtype(counted["step"]):
         counted = counted.drop(columns="step")
-    return ScoreSource(path, "table", load_scores(counted, protocol=selection, **options), frame)  # type: ignore[arg-type]
+    return ScoreSource(path, "table", load_scores(counted, protocol=selection, **options), frame)
 
 
 def _from_report(path: Path) -> ScoreTable:

@@ -6,11 +6,12 @@ import itertools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import pandas as pd
 
 from offbench.analysis import ScoreError, ScoreTable, comparable_datasets
-from offbench.analysis.comparisons import compare, improvement_matrix
+from offbench.analysis.comparisons import PairComparison, compare, improvement_matrix
 from offbench.analysis.intervals import Method
 from offbench.analysis.metrics import iqm
 from offbench.analysis.pairwise_tests import pairwise_tests
@@ -44,7 +45,7 @@ def compare_all(table: ScoreTable, *, method: Method = "calibrated", seed: int =
     if len(table.algorithms) < 2 or not datasets:
         return Comparisons()
     kind: Method = "percentile" if method == "percentile" else "calibrated"
-    options: dict[str, object] = {"method": kind, "seed": seed, "reps": reps}
+    options: dict[str, Any] = {"method": kind, "seed": seed, "reps": reps}
     order = sorted(table.algorithms, key=lambda name: -iqm(table.strata(name, datasets)))
     sentences: list[str] = []
     tables: dict[str, TableRows] = {}
@@ -52,7 +53,7 @@ def compare_all(table: ScoreTable, *, method: Method = "calibrated", seed: int =
     pairs = list(itertools.combinations(order, 2))
     if len(order) > MANY:
         pairs = [(order[0], other) for other in order[1:]]
-    found = [compare(table, first, second, datasets=datasets, **options) for first, second in pairs]  # type: ignore[arg-type]
+    found = [compare(table, first, second, datasets=datasets, **options) for first, second in pairs]
     sentences += [pair.sentence for pair in found if pair.first == order[0]]
     tables["pairs"] = _pairs_table(found, kind, table, datasets)
 
@@ -62,8 +63,8 @@ def compare_all(table: ScoreTable, *, method: Method = "calibrated", seed: int =
         sentences += [text for text in tests.sentences if text.startswith(order[0])]
 
     profiles = [
-        performance_profile(table, kind="scores", datasets=datasets, **options),  # type: ignore[arg-type]
-        performance_profile(table, kind="averages", datasets=datasets, **options),  # type: ignore[arg-type]
+        performance_profile(table, kind="scores", datasets=datasets, **options),
+        performance_profile(table, kind="averages", datasets=datasets, **options),
     ]
     if len(datasets) < 3:
         profiles = profiles[:1]
@@ -85,7 +86,7 @@ def _ranks(table: ScoreTable) -> RankComparison | None:
         return friedman(table, datasets=datasets, cliques_by="nemenyi")
 
 
-def _pairs_table(found: list, kind: str, table: ScoreTable, datasets: list[str]) -> TableRows:  # type: ignore[type-arg]
+def _pairs_table(found: list[PairComparison], kind: str, table: ScoreTable, datasets: list[str]) -> TableRows:
     rows, records = [], []
     places = max(1, decimals([pair.difference.point for pair in found]))
     for pair in found:

@@ -111,13 +111,13 @@ class Plot:
     def render(self, format: Format) -> bytes:
         """The picture as bytes: PNG at 300 dots per inch on white; SVG and PDF with a transparent background."""
         buffer = io.BytesIO()
-        options: dict[str, Any] = {
+        options: dict[str, dict[str, Any]] = {
             "png": {"dpi": 300, "facecolor": "white", "metadata": {"Software": None}},
             "svg": {"metadata": {"Date": None, "Creator": None}},
             "pdf": {"metadata": {"CreationDate": None, "Creator": None, "Producer": None}},
-        }[format]
+        }
         with mpl.rc_context(STYLE):
-            self.figure.savefig(buffer, format=format, **options)
+            self.figure.savefig(buffer, format=format, **options[format])
         return buffer.getvalue()
 
 

@@ -70,11 +70,7 @@ def improvement_matrix_plot(pairs: pd.DataFrame, algorithms: Sequence[str], *, l
         note = "P(run of the row > run of the column)"
         footnote(figure, note + (f"; in brackets: {100 * level:g} % interval contains 0.5" if known else ""))
         settle(figure)
-    over = (
-        int(np.size(pairs["datasets"].iloc[0]))
-        if not np.isscalar(pairs["datasets"].iloc[0])
-        else int(pairs["datasets"].iloc[0])
-    )
+    over = int(pairs["datasets"].to_numpy()[0])
     caption = (
         f"Probability of improvement: that a run of the row's algorithm scores higher than one of the column's on the "
         f"same dataset, averaged over {over} dataset{'s' if over != 1 else ''}."

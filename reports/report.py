@@ -153,7 +153,9 @@ def write_content(content: Content, directory: Path, formats: Sequence[Format]) 
         for name, rows in content.tables.items()
         if rows.rows
     }
-    figures = {name: {suffix: f"figures/{name}.{suffix}" for suffix in formats} for name in content.figures}
+    figures: dict[str, dict[str, str]] = {
+        name: {suffix: f"figures/{name}.{suffix}" for suffix in formats} for name in content.figures
+    }
     pictures = {name: plot.render("svg") for name, plot in content.figures.items()}
     contents: dict[str, bytes] = {
         "scores.csv": frame_to_csv(content.table.rows).encode(),
