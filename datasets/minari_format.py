@@ -259,24 +259,25 @@ def _read_episodes(folder: Path, header: _Header) -> Iterator[_Episode]:
 
 
 def _read_hdf5(path: Path, header: _Header) -> Iterator[_Episode]:
-    """Yield the episodes of an HDF5 file.
+    """Yield the episodes of an HDF5 file; the arrays of one are overwritten by the next.
 
     Datasets have thousands of small episodes, so the columns are opened through h5py's low level, which halves the
     time, and the names of the infos are taken from the first episode.
     """
+    buffers: dict[str, Array] = {}
     with open_hdf5(path) as file:
         info_names = _info_names(find(file, "episode_0/infos"))
         for index in range(header.episodes):
             try:
                 group = open_small_group(file.id, f"episode_{index}", path)
                 yield _Episode(
-                    observations=_decode(group, "observations", header.stored_space, header.jpeg, path),
-                    actions=_decode(group, "actions", header.action_space, header.jpeg, path),
-                    rewards=read_small_column(group, "rewards", path),
-                    terminated=read_small_column(group, "terminations", path),
-                    truncated=read_small_column(group, "truncations", path),
+                    observations=_decode(group, "observations", header.stored_space, header.jpeg, path, buffers),
+                    actions=_decode(group, "actions", header.action_space, header.jpeg, path, buffers),
+                    rewards=read_small_column(group, "rewards", path, buffers),
+                    terminated=read_small_column(group, "terminations", path, buffers),
+                    truncated=read_small_column(group, "truncations", path, buffers),
                     infos={
-                        name: read_small_column(group, f"infos/{name}", path)
+                        name: read_small_column(group, f"infos/{name}", path, buffers)
                         for name in info_names
                         if index == 0 or f"infos/{name}".encode() in group
                     },
@@ -301,12 +302,14 @@ def _info_names(group: h5py.Group | h5py.Dataset | None) -> list[str]:
     return names
 
 
-def _decode(group: h5py.h5g.GroupID, name: str, space: spaces.Space[Any], jpeg: bool, path: Path) -> Any:
+def _decode(
+    group: h5py.h5g.GroupID, name: str, space: spaces.Space[Any], jpeg: bool, path: Path, buffers: dict[str, Array]
+) -> Any:
     if isinstance(space, spaces.Dict):
-        return {key: _decode(group, f"{name}/{key}", part, jpeg, path) for key, part in space.spaces.items()}
+        return {key: _decode(group, f"{name}/{key}", part, jpeg, path, buffers) for key, part in space.spaces.items()}
     if isinstance(space, spaces.Tuple):
-        return [_decode(group, f"{name}/_index_{i}", part, jpeg, path) for i, part in enumerate(space.spaces)]
-    values = read_small_column(group, name, path)
+        return [_decode(group, f"{name}/_index_{i}", part, jpeg, path, buffers) for i, part in enumerate(space.spaces)]
+    values = read_small_column(group, name, path, buffers)
     return decode_images(values, space.shape) if jpeg and is_image_space(space) else values
 
 

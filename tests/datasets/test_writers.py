@@ -294,7 +294,7 @@ def test_a_d4rl_file_that_was_changed_is_not_believed(tmp_path: Path) -> None:
         read_d4rl(path)
     with h5py.File(path, "r+") as file:
         del file["offbench/description"]
-        file["offbench/description"] = json.dumps({"schema": "offbench-d4rl-9"})
+        file["offbench/description"] = np.bytes_(json.dumps({"schema": "offbench-d4rl-9"}))
     with pytest.raises(DatasetError, match="layout that this version does not know"):
         read_d4rl(path)
 
