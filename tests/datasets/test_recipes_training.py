@@ -13,12 +13,12 @@ import torch
 from gymnasium import spaces
 from safetensors.numpy import load_file
 
-from offbench.datasets import behaviour, train_behaviours, training_log, training_plans
+from offbench.datasets import behaviour, environments, train_behaviours, training_log, training_plans
 from offbench.datasets.behaviour import EpsilonMixture, TanhGaussian, UniformRandom, make_policy
 from offbench.datasets.rollout import roll_out
 from offbench.datasets.train_dqn import DQN
 from offbench.datasets.train_sac import SAC
-from offbench.datasets.training_log import DivergedError, load_log, play, record, save_log
+from offbench.datasets.training_log import DivergedError, TrainingLog, load_log, play, record, save_log
 from offbench.datasets.training_plans import PLANS, DQNSettings, Plan, SACSettings
 
 NETWORKS = sorted(name for name, entry in behaviour.behaviour_records().items() if entry["file"])
@@ -151,6 +151,26 @@ def test_training_repeats_and_its_log_plays_it_again(
     ends = np.cumsum([len(episode) for episode in episodes])
     assert ends.tolist() == [done for done, _ in curve[: len(episodes)]]
     np.testing.assert_allclose([e.rewards.sum() for e in episodes], [total for _, total in curve[: len(episodes)]])
+
+
+@pytest.mark.parametrize("name", sorted(PLANS))
+def test_every_plan_trains_and_its_actions_give_the_same_rewards_again(name: str) -> None:
+    plan = PLANS[name]
+    for package in environments.packages(plan.environment):
+        pytest.importorskip({"gymnasium-robotics": "gymnasium_robotics"}.get(package, package))
+    changes = {"warm_up": 100, "critic": (16,)} if isinstance(plan.settings, SACSettings) else {"buffer": 150}
+    settings = replace(plan.settings, steps=200, every=100, hidden=(16,), batch=16, **changes)
+    steps = list(training_plans.train(replace(plan, settings=settings), seed=2))
+    assert [step.done for step in steps] == list(range(201))
+    assert [step.done for step in steps if step.snapshot is not None] == [0, 100, 200]
+    first, last = steps[0].snapshot, steps[-1].snapshot
+    assert any((first[key] != last[key]).any() for key in first)  # it learned something
+    log = TrainingLog.unchecked(2, np.asarray([step.action for step in steps[1:]], np.int8))
+    episodes = play(plan.environment, log)
+    rewards = np.concatenate([episode.rewards for episode in episodes])
+    np.testing.assert_array_equal(rewards, [step.reward for step in steps[1:]])
+    ends = np.cumsum([len(episode) for episode in episodes])
+    assert set(ends) - {200} <= {step.done for step in steps if step.ended}
 
 
 def test_behaviours_trained_here_join_the_shipped_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
