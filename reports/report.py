@@ -84,7 +84,7 @@ def write_report(
     seed: int = 0,
     published: bool = False,
     severity: str | None = None,
-    formats: Sequence[Format] = ("png", "svg", "pdf"),
+    formats: Sequence[Format] = ("png", "svg"),
     frame: pd.DataFrame | None = None,
 ) -> ReportFiles:
     """Write report.html, report.json, table.md, scores.csv, tables/ and figures/.
@@ -111,7 +111,7 @@ def write_report(
         severity: column of `results` (or `frame`) that says how strongly data or environment were disturbed. The main
             tables then hold each dataset at its lowest severity (a `ScoreTable` must hold just that), and a figure
             shows scores against it.
-        formats: of the figures.
+        formats: of the figures: "png", "svg", "pdf" (which takes longest to write).
         frame: the rows behind a `ScoreTable`, if it has more columns than that keeps.
 
     Raises:
