@@ -13,7 +13,6 @@ import h5py
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
 
 from offbench.datasets.columns import Array
 from offbench.datasets.minari_format import dataset_folder
@@ -206,7 +205,8 @@ def _read_minari(path: Path) -> RawColumns:
     except (OSError, RuntimeError, ValueError, KeyError, TypeError) as error:
         return RawColumns(path, "Minari", unreadable={"": f"{type(error).__name__}: {error}"})
     joined = {name: np.concatenate(arrays) for name, arrays in parts.items() if len({a.shape[1:] for a in arrays}) == 1}
-    starts: NDArray[np.int64] = np.cumsum(lengths) - lengths if not problems else np.zeros(0, np.int64)
+    steps_of = np.asarray([] if problems else lengths, np.int64)
+    starts = np.cumsum(steps_of) - steps_of
     return RawColumns(path, "Minari", joined, episode_problems=tuple(problems), starts=starts)
 
 

@@ -25,7 +25,7 @@ class Grid:
     """A table of text: the header, rows, and a sentence that a reader needs."""
 
     header: tuple[str, ...]
-    rows: list[tuple[str, ...]]
+    rows: Sequence[tuple[str, ...]]
     caption: str = ""
 
 
@@ -194,8 +194,8 @@ def _action_columns(dataset: Dataset) -> Grid:
     actions = dataset.actions.reshape(len(dataset.actions), -1)
     share = ((actions <= low) | (actions >= high)).mean(axis=0)
     header = (*grid.header, "low", "high", "on a bound")
-    rows = [(*row, short(low[i]), short(high[i]), f"{share[i]:.1%}") for i, row in enumerate(grid.rows)]
-    return Grid(header, rows, grid.caption)
+    bounded = [(*row, short(low[i]), short(high[i]), f"{share[i]:.1%}") for i, row in enumerate(grid.rows)]
+    return Grid(header, bounded, grid.caption)
 
 
 def _columns(values: NDArray[Any], shape: Sequence[int], kind: str) -> Grid:
