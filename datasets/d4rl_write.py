@@ -115,10 +115,10 @@ def restore_d4rl(file: h5py.File, path: Path) -> dict[str, Any] | None:
         DatasetError: a part is missing or does not fit.
     """
     stored = find_column(file, DESCRIPTION)
-    if stored is None or stored.dtype.kind != "S":
+    if stored is None:
         return None
     try:
-        description = json.loads(stored[()])
+        description = json.loads(stored[()]) if stored.dtype.kind == "S" else None
     except ValueError as error:
         raise DatasetError(f"the group {GROUP!r} of {path.name} is damaged", str(error), "copy it again") from error
     if not isinstance(description, dict) or description.get("schema") != SCHEMA:
