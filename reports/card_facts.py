@@ -273,10 +273,15 @@ def _flat(details: Mapping[str, Any], prefix: str = "") -> Pairs:
         if isinstance(value, Mapping):
             pairs += _flat(value, f"{name}: ")
         elif isinstance(value, (list, tuple)):
-            pairs.append((name, ", ".join(map(str, value)) or "none"))
+            pairs.append((name, "; ".join(map(_item, value)) or "none"))
         else:
             pairs.append((name, str(value)))
     return pairs
+
+
+def _item(value: Any) -> str:
+    """An entry of a list of details; a mapping as "behaviour random, share 0.5"."""
+    return ", ".join(f"{key} {inner}" for key, inner in value.items()) if isinstance(value, Mapping) else str(value)
 
 
 def space_text(space: spaces.Space[Any]) -> str:

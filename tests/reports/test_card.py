@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
-from offbench.datasets import Dataset, DatasetEntry, Reference, TransformRecord
+from offbench.datasets import Dataset, DatasetEntry, Provenance, Reference, TransformRecord
 from offbench.datasets.catalog import DataFile
 from offbench.errors import StorageError
 from offbench.reports.card import to_html, to_markdown, write_card
@@ -70,6 +70,17 @@ def test_statistics_are_those_of_the_data(dataset: Dataset) -> None:
     column = card.observations.rows[0]
     assert (column[0], column[1], column[3], column[5], column[7], column[8]) == ("0", "2.5", "0", "2.5", "5", "16.7%")
     assert card.actions.rows[0][-3:] == ("−1", "1", "33.3%")
+
+
+def test_details_of_the_origin_are_flat(dataset: Dataset) -> None:
+    details = {"recipe": {"parts": [{"behaviour": "random", "share": 1}], "open_files": []}, "seed": 3}
+    changed = dataset.replace(provenance=Provenance("recipe:toy", details))
+    assert card_of(changed).origin == [
+        ("source", "recipe:toy"),
+        ("recipe: parts", "behaviour random, share 1"),
+        ("recipe: open files", "none"),
+        ("seed", "3"),
+    ]
 
 
 def test_choices_are_counted() -> None:
