@@ -16,10 +16,11 @@ from PIL import Image
 
 from offbench.analysis import ScoreTable, aggregate
 from offbench.analysis.comparisons import improvement_matrix
+from offbench.analysis.curves import learning_curve
 from offbench.analysis.profiles import performance_profile
 from offbench.analysis.ranks import friedman
 from offbench.reports.plots import Plot
-from offbench.reports.plots_curves import learning_curves, robustness_curves
+from offbench.reports.plots_curves import efficiency_plot, learning_curves, robustness_curves
 from offbench.reports.plots_pairs import critical_difference_plot, improvement_matrix_plot
 from offbench.reports.plots_profiles import profile_plot
 from offbench.reports.plots_scores import interval_plot, seed_strips
@@ -80,6 +81,9 @@ def figures() -> dict[str, Plot | None]:
         "improvement_many": improvement_matrix_plot(improvement_matrix(library, reps=2000), library.algorithms),
         "ranks": critical_difference_plot(friedman(authors), authors.algorithms),
         "ranks_many": critical_difference_plot(friedman(library, cliques_by="nemenyi"), library.algorithms),
+        "efficiency": efficiency_plot(
+            learning_curve(d3rlpy(CURVES, curves=True)), list(CURVES), unit="normalized score"
+        ),
         "curves": learning_curves(d3rlpy(CURVES, curves=True)),
         "robustness": robustness_curves(
             simulated,

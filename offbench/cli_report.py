@@ -35,6 +35,7 @@ _CHOICES = {
     "--spread": ("std", "se", "interval"),
     "--method": ("calibrated", "t", "percentile", "basic", "bc", "bca"),
     "--formats": ("png", "svg", "pdf"),
+    "--engine": ("offbench", "rliable"),
 }
 
 
@@ -61,6 +62,9 @@ def report(
     method: Annotated[
         str, typer.Option("--method", help="Of aggregates' intervals: calibrated, t, percentile, ...")
     ] = "calibrated",
+    engine: Annotated[
+        str, typer.Option("--engine", help="offbench, or rliable: aggregates by the reference itself (an extra).")
+    ] = "offbench",
     reps: Annotated[int, typer.Option("--reps", min=100, help="Bootstrap replicates.")] = 50_000,
     published: Annotated[bool, typer.Option("--published", help="Set published scores beside yours.")] = False,
     formats: Annotated[str, typer.Option("--formats", help="Of figures, separated by commas.")] = "png,svg,pdf",
@@ -87,10 +91,17 @@ def report(
     """
     kinds = tuple(part.strip() for part in formats.split(",") if part.strip())
     _check(
-        {"--bold": [bold], "--spread": [spread], "--method": [method], "--formats": kinds, "--selection": [selection]}
+        {
+            "--bold": [bold],
+            "--spread": [spread],
+            "--method": [method],
+            "--formats": kinds,
+            "--selection": [selection],
+            "--engine": [engine],
+        }
     )
     options: dict[str, Any] = {
-        **{"bold": bold, "spread": spread, "method": method, "reps": reps},
+        **{"bold": bold, "spread": spread, "method": method, "engine": engine, "reps": reps},
         **{"published": published, "formats": kinds},
     }
     from offbench.score_source import kind_of

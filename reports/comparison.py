@@ -12,6 +12,7 @@ import pandas as pd
 
 from offbench.analysis import ScoreError, ScoreTable, comparable_datasets
 from offbench.analysis.comparisons import PairComparison, compare, improvement_matrix
+from offbench.analysis.curves import LearningCurve, learning_curve
 from offbench.analysis.intervals import Method
 from offbench.analysis.metrics import iqm
 from offbench.analysis.pairwise_tests import pairwise_tests
@@ -30,6 +31,7 @@ class Comparisons:
     improvement: pd.DataFrame = field(default_factory=pd.DataFrame)
     profiles: list[PerformanceProfile] = field(default_factory=list)
     ranks: RankComparison | None = None
+    efficiency: LearningCurve | None = None
     tables: Mapping[str, TableRows] = field(default_factory=dict)
     sentences: tuple[str, ...] = ()
 
@@ -72,7 +74,19 @@ def compare_all(table: ScoreTable, *, method: Method = "calibrated", seed: int =
     ranks = _ranks(table)
     if ranks is not None:
         sentences.append(ranks.sentence)
-    return Comparisons(improvement, profiles, ranks, tables, tuple(dict.fromkeys(sentences)))
+    efficiency = _efficiency(table, datasets, options)
+    return Comparisons(improvement, profiles, ranks, efficiency, tables, tuple(dict.fromkeys(sentences)))
+
+
+def _efficiency(table: ScoreTable, datasets: list[str], options: dict[str, Any]) -> LearningCurve | None:
+    """IQM over the shared datasets at every step that all runs were evaluated at; None without two such steps."""
+    if table.curves is None or len(datasets) < 2:
+        return None
+    try:
+        found = learning_curve(table, "iqm", datasets=datasets, algorithms=table.algorithms, **options)
+    except ScoreError:  # runs without common steps have no common curve; each dataset has its own in the figure
+        return None
+    return found if found.frame["step"].nunique() > 1 else None
 
 
 def _ranks(table: ScoreTable) -> RankComparison | None:

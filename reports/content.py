@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from offbench.analysis import SCORE, Notice, ScoreTable, comparable_datasets
+from offbench.analysis.aggregates import Engine
 from offbench.analysis.intervals import Method
 from offbench.analysis.score_checks import some
 from offbench.reports.comparison import Comparisons, compare_all
@@ -34,7 +35,7 @@ class Options:
 
     Attributes:
         bold, spread: of the table per dataset; see `tables.dataset_table`.
-        method, reps, seed: of the intervals; see `analysis.aggregate`.
+        method, engine, reps, seed: of the aggregates' intervals; see `analysis.aggregate`.
         published: set published scores beside the own ones.
         severity: column that says how strongly the data or environment were disturbed.
     """
@@ -42,6 +43,7 @@ class Options:
     bold: BoldRule = "not-worse"
     spread: Spread = "std"
     method: Method = "calibrated"
+    engine: Engine = "offbench"
     reps: int = 50_000
     seed: int = 0
     published: bool = False
@@ -104,7 +106,12 @@ def build(
             table, bold=options.bold, spread=options.spread, averages=True, domains=domains, datasets=facts
         ),
         "aggregates": aggregate_table(
-            compared, method=options.method, reps=options.reps, seed=options.seed, total=len(table.datasets)
+            compared,
+            method=options.method,
+            engine=options.engine,
+            reps=options.reps,
+            seed=options.seed,
+            total=len(table.datasets),
         ),
     }
     notices = list(table.notices)
@@ -185,6 +192,8 @@ def _figures(
     found["improvement"] = plots_pairs.improvement_matrix_plot(comparisons.improvement, table.algorithms)
     if comparisons.ranks is not None:
         found["ranks"] = plots_pairs.critical_difference_plot(comparisons.ranks, table.algorithms)
+    if comparisons.efficiency is not None:
+        found["efficiency"] = plots_curves.efficiency_plot(comparisons.efficiency, table.algorithms, unit=unit)
     found["curves"] = plots_curves.learning_curves(table, behaviour=behaviour_values(table, facts))
     if disturbed is not None and options.severity is not None:
         found["robustness"] = plots_curves.robustness_curves(

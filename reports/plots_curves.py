@@ -14,6 +14,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from offbench.analysis import ScoreTable
+from offbench.analysis.curves import LearningCurve
 from offbench.analysis.student_t import t_quantile
 from offbench.reports.plots import (
     COLUMN_WIDTH,
@@ -33,7 +34,7 @@ from offbench.reports.plots import (
     thousands,
     wrap,
 )
-from offbench.reports.words import seeds_phrase
+from offbench.reports.words import METRIC_TITLES, seeds_phrase
 
 
 def curve_statistics(table: ScoreTable, level: float = 0.95) -> pd.DataFrame:
@@ -98,6 +99,37 @@ def learning_curves(
     if behaviour:
         caption += " Dotted: mean of the policy that collected the dataset."
     return Plot(figure, caption)
+
+
+def efficiency_plot(curve: LearningCurve, algorithms: Sequence[str], *, unit: str = "") -> Plot:
+    """An aggregate over datasets against updates, one line per algorithm, with pointwise intervals.
+
+    Args:
+        curve: the result of `analysis.curves.learning_curve` over all datasets.
+        algorithms: all algorithms of the report in its order, which fixes their colours.
+        unit: of the scores.
+    """
+    drawn = set(curve.frame["algorithm"])
+    metric = METRIC_TITLES.get(curve.metric, curve.metric)
+    over = f"{len(curve.datasets)} datasets"
+    frame = curve.frame.rename(columns={"point": "mean"})
+    with mpl.rc_context(STYLE):
+        handles = [handle for handle in algorithm_handles(algorithms) if handle.get_label() in drawn]
+        labels = [str(handle.get_label()) for handle in handles]
+        figure = new_figure(COLUMN_WIDTH, 2.2 + legend_height(labels, COLUMN_WIDTH))
+        ax = figure.subplots()
+        _draw_curves(ax, frame, algorithm_styles(algorithms), "step", None)
+        ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: thousands(value)))
+        ax.set_xlabel("updates")
+        ax.set_ylabel(f"{metric} of {unit}s" if unit else metric)
+        legend(figure, handles)
+        banded = frame["low"].notna().any()
+        footnote(figure, f"{over}; bands: pointwise {100 * curve.level:g} % intervals over seeds" if banded else over)
+        settle(figure)
+    caption = f"Sample efficiency: {metric} over {over} at every evaluation; smoothing: {curve.smoothing}."
+    if banded:
+        caption += f" Bands: pointwise {100 * curve.level:g} % {curve.method} intervals, which resample whole runs."
+    return Plot(figure, " ".join([caption, *curve.notes]))
 
 
 def robustness_curves(

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from offbench.analysis import Notice, ScoreTable
+from offbench.analysis.aggregates import Engine
 from offbench.analysis.intervals import Method
 from offbench.analysis.score_checks import require_columns
 from offbench.analysis.scores import Metric, Selection
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from offbench.reports.plots import Format
 
 TABLES = ("scores", "aggregates", "pairs", "tests", "published", "robustness")
-FIGURES = ("intervals", "profiles", "improvement", "ranks", "curves", "robustness", "strips")
+FIGURES = ("intervals", "profiles", "improvement", "ranks", "efficiency", "curves", "robustness", "strips")
 TABLE_FORMATS = {"md": to_markdown, "tex": to_latex, "csv": to_csv, "html": to_html}
 
 
@@ -78,6 +79,7 @@ def write_report(
     metric: Metric = "score",
     selection: Selection = "last",
     method: Method = "calibrated",
+    engine: Engine = "offbench",
     bold: BoldRule = "not-worse",
     spread: Spread = "std",
     reps: int = 50_000,
@@ -105,7 +107,8 @@ def write_report(
         incomplete: runs that are not in `results` because they failed or have not finished, in words.
         tuning: algorithm -> how its settings were chosen, to warn where that differs.
         metric, selection: how runs are reduced to scores; see `ScoreTable.from_runs`.
-        method, reps, seed: of the intervals; see `analysis.estimate`.
+        method, engine, reps, seed: of the aggregates' intervals; see `analysis.aggregate`. "rliable" computes them
+            with rliable itself (extra `rliable`) and needs one of its methods, e.g. "percentile".
         bold, spread: see `tables.dataset_table`.
         published: set published scores beside the own ones.
         severity: column of `results` (or `frame`) that says how strongly data or environment were disturbed. The main
@@ -131,7 +134,7 @@ def write_report(
     content = build(
         table,
         title,
-        Options(bold, spread, method, reps, seed, published, severity),
+        Options(bold, spread, method, engine, reps, seed, published, severity),
         frame=rows,
         disturbed=disturbed,
         protocol=protocol,

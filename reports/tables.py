@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from offbench.analysis import SCORE, ScoreTable, aggregate, comparable_datasets
-from offbench.analysis.aggregates import leaders, t_interval
+from offbench.analysis.aggregates import Engine, leaders, t_interval
 from offbench.analysis.domains import domains_of
 from offbench.analysis.intervals import Method
 from offbench.reports.summaries import Summary, not_below
@@ -274,6 +274,7 @@ def aggregate_table(
     table: ScoreTable,
     *,
     method: Method = "calibrated",
+    engine: Engine = "offbench",
     level: float = 0.95,
     reps: int = 50_000,
     seed: int = 0,
@@ -285,11 +286,11 @@ def aggregate_table(
     normalized scores only (gamma = 100).
 
     Args:
-        method, level, reps, seed: see `analysis.aggregate`.
+        method, engine, level, reps, seed: see `analysis.aggregate`.
         total: number of datasets that the caption counts, where `table` is a part of another.
     """
     datasets, why_not = comparable_datasets(table)
-    frame = aggregate(table, datasets=datasets, method=method, level=level, reps=reps, seed=seed)
+    frame = aggregate(table, datasets=datasets, method=method, engine=engine, level=level, reps=reps, seed=seed)
     if frame.empty:
         return TableRows([], [], f"No aggregate: {why_not}.", frame)
     normalized = table.units[datasets[0]] == SCORE

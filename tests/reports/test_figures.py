@@ -13,10 +13,11 @@ from matplotlib.colors import to_hex
 
 from offbench.analysis import ScoreTable, aggregate
 from offbench.analysis.comparisons import improvement_matrix
+from offbench.analysis.curves import learning_curve
 from offbench.analysis.profiles import performance_profile
 from offbench.analysis.ranks import friedman
 from offbench.reports.plots import COLUMN_WIDTH, TEXT_WIDTH, Plot, algorithm_styles
-from offbench.reports.plots_curves import robustness_curves, severity_table
+from offbench.reports.plots_curves import efficiency_plot, robustness_curves, severity_table
 from offbench.reports.plots_pairs import critical_difference_plot, improvement_matrix_plot
 from offbench.reports.plots_profiles import profile_plot
 from offbench.reports.plots_scores import interval_plot, seed_strips
@@ -43,6 +44,12 @@ def disturbed() -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["algorithm", "dataset", "seed", "rate", "score"])
 
 
+def curves(algorithms: int = 4) -> ScoreTable:
+    rows = table(algorithms).rows[["algorithm", "dataset", "seed", "score"]]
+    steps = [rows.assign(step=1000 * k, score=rows["score"] * k / 5) for k in range(1, 6)]
+    return ScoreTable.from_frame(pd.concat(steps, ignore_index=True), step="step")
+
+
 def every_figure(algorithms: int = 4) -> dict[str, Plot]:
     scores = table(algorithms)
     names = scores.algorithms
@@ -55,6 +62,7 @@ def every_figure(algorithms: int = 4) -> dict[str, Plot]:
         "ranks": critical_difference_plot(friedman(scores), names),
         "nemenyi": critical_difference_plot(friedman(scores, cliques_by="nemenyi"), names),
         "robustness": robustness_curves(disturbed(), names, severity="rate"),
+        "efficiency": efficiency_plot(learning_curve(curves(algorithms), reps=100), names, unit="score"),
     }
     return {name: plot for name, plot in found.items() if plot is not None}
 
@@ -86,6 +94,15 @@ def test_an_algorithm_has_one_style_in_all_figures() -> None:
     assert [to_hex(line.get_color()).upper() for line in ranks] == [style.color.upper()]
     curve = figures["profiles"].figure.axes[0].lines[2]
     assert to_hex(curve.get_color()).upper() == style.color.upper()
+
+
+def test_efficiency_draws_the_iqm_at_every_step() -> None:
+    scores = curves()
+    line = efficiency_plot(learning_curve(scores, reps=100), scores.algorithms).figure.axes[0].lines[2]
+    runs = scores.curves
+    assert runs is not None
+    at = runs[(runs["algorithm"] == "algorithm 2") & (runs["step"] == 3000)]["score"].sort_values().to_numpy()
+    assert line.get_ydata()[2] == pytest.approx(at[len(at) // 4 : len(at) - len(at) // 4].mean())
 
 
 def test_pdf_embeds_truetype_fonts_and_no_date() -> None:
