@@ -51,14 +51,14 @@ def test_real_files_raise_notes_at_most(name: str) -> None:
     assert checks(report) <= {"timeout-before-limit", "saturated-actions"}
 
 
-@pytest.mark.parametrize("name", ["pendulum/random", "pendulum/medium", "cartpole/mixed"])
+@pytest.mark.parametrize("name", ["pendulum/random", "pendulum/medium"])
 def test_built_in_datasets_raise_notes_at_most(name: str) -> None:
     report = lint_dataset(load_dataset(name))
     assert report.clean, report.findings
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["hopper/random", "hopper/medium", "cartpole/expert", "pendulum/medium-replay"])
+@pytest.mark.parametrize("name", ["hopper/random", "hopper/medium", "cartpole/mixed", "pendulum/medium-replay"])
 def test_more_built_in_datasets_raise_notes_at_most(name: str) -> None:
     report = lint_dataset(load_dataset(name))
     assert report.clean, report.findings
