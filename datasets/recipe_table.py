@@ -9,7 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from offbench.datasets.behaviour import BEHAVIOURS, behaviour_record, behaviour_records
-from offbench.datasets.environments import horizon
 from offbench.datasets.records import Reference
 
 TRAINING = "training"  # the behaviour of a part that is the log of a training run
@@ -61,7 +60,7 @@ class Recipe:
             f"{random['standard_error']:.3g}) and the {origin} {record['training']['algorithm']} expert "
             f"({expert['episodes']} episodes, standard error {expert['standard_error']:.3g})",
             environment=self.environment,
-            horizon=horizon(self.environment),
+            horizon=record["horizon"],
         )
 
 

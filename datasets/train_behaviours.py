@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
 from offbench.datasets.behaviour import LOG_STD_RANGE, Policy, UniformRandom, build_policy, trained_here
-from offbench.datasets.environments import make_environment, packages
+from offbench.datasets.environments import horizon, make_environment, packages
 from offbench.datasets.rollout import roll_out
 from offbench.datasets.training_log import TrainingLog, record, save_log
 from offbench.datasets.training_plans import PLANS, Plan, train
@@ -265,7 +265,7 @@ def write_record(out: Path, environment: str, entry: Mapping[str, Any]) -> None:
     out.mkdir(parents=True, exist_ok=True)
     listing = out / "behaviours.json"
     records = json.loads(listing.read_text(encoding="utf-8")) if listing.exists() else {}
-    records[environment] = entry
+    records[environment] = {"horizon": horizon(environment), **entry}
     listing.write_text(json.dumps(dict(sorted(records.items())), indent=1) + "\n", encoding="utf-8")
 
 
