@@ -203,11 +203,12 @@ def test_unbounded_actions_have_no_random_policy() -> None:
 def test_an_exported_policy_is_measured(tmp_path: Path) -> None:
     import offbench
 
-    offbench.train("bc", "pendulum/random", updates=20, final_episodes=1, root=tmp_path / "runs")
+    data = {"id": "pendulum/random", "options": {"size": 1000}}
+    offbench.train("bc", data, updates=20, final_episodes=1, root=tmp_path / "runs")
     folder = next((tmp_path / "runs").rglob("policy.json")).parent
     measured = measure_policy("Pendulum-v1", folder, episodes=4)
     assert "bc trained on pendulum/random" in measured.policy
-    assert measured.details["dataset"]["fingerprint"] == load_dataset("pendulum/random").fingerprint
+    assert measured.details["dataset"]["fingerprint"] == load_dataset("pendulum/random", size=1000).fingerprint
     assert -1900 < measured.mean < 0
     with pytest.raises(IncompatibleError, match="does not fit CartPole-v1"):
         measure_policy("CartPole-v1", folder, episodes=4)
