@@ -280,7 +280,8 @@ def _run(suite: Suite, root: Path, workers: int | None, device: str, max_lanes: 
     from offbench.reports.tables import dataset_table
     from offbench.results import load_results
 
-    build_datasets([reference.id for reference in suite.datasets])
+    # With options of their own (size, seed) they are built when they are loaded.
+    build_datasets([reference.id for reference in suite.datasets if not reference.options])
     with ProgressDisplay(err()) as display:
         summary = run_suite(suite, root, workers=workers, device=device, max_lanes=max_lanes, on_event=display)
     done = summary.already_done + len(summary.finished)
