@@ -230,7 +230,13 @@ def main() -> None:
             print(f"{time.perf_counter() - start:6.0f} s  {name}, {tasks} datasets", flush=True)
     frame = pd.DataFrame(records)
     options.out.mkdir(parents=True, exist_ok=True)
-    frame.round(4).to_csv(options.out / "coverage.csv", index=False, lineterminator="\n")
+    wide = frame.pivot_table(
+        index=["scores", "datasets", "seeds", "metric"], columns="method", values=["coverage", "width"], sort=False
+    )
+    wide.columns = [f"{method} {value}" for value, method in wide.columns]
+    wide.round({name: 2 if name.endswith("width") else 3 for name in wide}).to_csv(
+        options.out / "coverage.csv", lineterminator="\n"
+    )
     text = summary(frame, options.trials, options.reps)
     (options.out / "coverage.md").write_text(text, encoding="utf-8", newline="\n")
 
