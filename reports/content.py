@@ -114,6 +114,14 @@ def build(
             total=len(table.datasets),
         ),
     }
+    averages = tables["scores"].averages
+    if len(averages):
+        shown = averages.drop(columns="bold").rename(columns={"low": "low (95 %)", "high": "high (95 %)"})
+        caption = (
+            "Means over datasets of the means over seeds, with standard errors stratified over datasets and Student-t "
+            "intervals; seeds: fewest in a cell."
+        )
+        tables["averages"] = frame_table(shown, caption)
     notices = list(table.notices)
     if incomplete:
         runs = f"{len(incomplete)} run{'s are' if len(incomplete) > 1 else ' is'} missing from this report"

@@ -25,7 +25,7 @@ from offbench.reports.tables import BoldRule, Spread, TableRows
 if TYPE_CHECKING:
     from offbench.reports.plots import Format
 
-TABLES = ("scores", "aggregates", "pairs", "tests", "published", "robustness")
+TABLES = ("scores", "averages", "aggregates", "pairs", "tests", "published", "robustness")
 FIGURES = ("intervals", "profiles", "improvement", "ranks", "efficiency", "curves", "robustness", "strips")
 TABLE_FORMATS = {"md": to_markdown, "tex": to_latex, "csv": to_csv, "html": to_html}
 

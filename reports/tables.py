@@ -76,6 +76,7 @@ class TableRows:
     records: pd.DataFrame = field(repr=False)  # the unrounded numbers behind the table, one cell a row
     average_rows: int = 0
     average_columns: int = 0
+    averages: pd.DataFrame = field(default_factory=pd.DataFrame, repr=False)  # the unrounded averages, one cell a row
 
 
 # -- scores per dataset ----------------------------------------------------------------------------
@@ -114,7 +115,7 @@ def dataset_table(
 
     grid: dict[tuple[str, str], Cell] = {}
     summaries: dict[tuple[str, str], Summary] = {}
-    records = []
+    records, mean_records = [], []
     for dataset in names:
         cells = {algorithm: table.cell(algorithm, dataset) for algorithm in algorithms}
         found = {algorithm: Summary.of(scores) for algorithm, scores in cells.items()}
@@ -141,8 +142,8 @@ def dataset_table(
             value = math.nan if average is None else average.mean
             grid[title, algorithm] = Cell(text, algorithm in bolded, value)
             if average is not None:
-                head = (title, algorithm, SCORE, average.seeds, average.mean, math.nan, average.se)
-                records.append((*head, *average.interval(), algorithm in bolded))
+                head = (title, algorithm, len(members), average.seeds, average.mean, average.se)
+                mean_records.append((*head, *average.interval(), algorithm in bolded))
         values = [behaviour[name] for name in members if name in behaviour]
         mean = float(np.mean(values)) if len(values) == len(members) else math.nan
         grid[title, "data"] = Cell(number(mean), value=mean)
@@ -157,11 +158,12 @@ def dataset_table(
     else:
         header = ["dataset", *columns]
         rows = [[Cell(labels[name]), *(grid[name, column] for column in columns)] for name in labels]
-    frame = pd.DataFrame.from_records(
-        records, columns=["dataset", "algorithm", "unit", "seeds", "mean", "std", "se", "low", "high", "bold"]
-    )
+    spreads = ["seeds", "mean", "std", "se", "low", "high", "bold"]
+    frame = pd.DataFrame.from_records(records, columns=["dataset", "algorithm", "unit", *spreads])
+    spreads.remove("std")
+    means = pd.DataFrame.from_records(mean_records, columns=["average", "algorithm", "datasets", *spreads])
     caption = _dataset_caption(table, bold, spread, ragged, bool(groups), bool(behaviour), across)
-    return TableRows(header, rows, caption, frame, 0 if across else len(groups), len(groups) if across else 0)
+    return TableRows(header, rows, caption, frame, *((0, len(groups)) if across else (len(groups), 0)), means)
 
 
 def _dataset_caption(

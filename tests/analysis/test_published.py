@@ -190,3 +190,31 @@ def test_another_version_is_named_and_never_judged() -> None:
     assert set(beside["verdict"]) == {""}
     assert beside["protocol_differences"].str.contains("instead of v1").all()
     assert beside_published(_table("my-own-data", [1.0, 2.0])).empty
+
+
+SEEDS = Path(__file__).parents[2] / "docs" / "gallery_data"
+
+
+@pytest.mark.parametrize(
+    ("file", "source", "columns", "ddof", "digit"),
+    [
+        ("d3rlpy_d4rl_final", "d3rlpy", {"last": "score", "best": "best_score"}, 0, 0.1),
+        ("rebrac_d4rl_final", "rebrac", {"last": "score"}, 1, 0.01),
+    ],
+)
+def test_printed_numbers_follow_from_the_runs_where_these_are_public(
+    file: str, source: str, columns: dict[str, str], ddof: int, digit: float
+) -> None:
+    runs = pd.read_csv(SEEDS / f"{file}.csv.gz").groupby(["algorithm", "dataset"])
+    printed = published_scores()
+    printed = printed[(printed["source"] == source) & (printed["unit"] == "normalized score")]
+    checked = 0
+    for selection, column in columns.items():
+        rows = printed[printed["selection"] == selection].set_index(["algorithm", "dataset"])
+        for cell, scores in runs[column]:
+            row = rows.loc[cell]
+            assert row["mean"] == pytest.approx(scores.mean(), abs=0.51 * digit), cell
+            assert row["spread"] == pytest.approx(scores.std(ddof=ddof), abs=0.51 * digit), cell
+            assert row["seeds"] == len(scores)
+            checked += 1
+    assert checked == len(columns) * len(runs)

@@ -111,8 +111,8 @@ def test_spreads_are_what_they_are_called() -> None:
 
 
 def test_interval_of_an_average_is_the_stratified_t() -> None:
-    records = dataset_table(ScoreTable.from_frame(frame(CELLS)), averages=True, spread="interval").records
-    row = records[(records["dataset"] == "average, locomotion (2)") & (records["algorithm"] == "a")].iloc[0]
+    records = dataset_table(ScoreTable.from_frame(frame(CELLS)), averages=True, spread="interval").averages
+    row = records[(records["average"] == "average, locomotion (2)") & (records["algorithm"] == "a")].iloc[0]
     one, other = (np.array(CELLS["a", d]) for d in ("hopper-medium-v2", "walker2d-medium-v2"))
     v = np.array([one.var(ddof=1), other.var(ddof=1)]) / 3
     half = stats.t.ppf(0.975, v.sum() ** 2 / (v**2 / 2).sum()) * math.sqrt(v.sum()) / 2
