@@ -127,7 +127,7 @@ def _decode(array: pa.Array, space: spaces.Space[Any], jpeg: bool) -> Any:
     if isinstance(space, spaces.Tuple):
         return [_decode(_field(array, str(i)), part, jpeg) for i, part in enumerate(space.spaces)]
     if jpeg and is_image_space(space):
-        return decode_images(array.to_pylist(), space.shape)
+        return decode_images(array.to_pylist(), space.shape or ())
     if pa.types.is_fixed_size_list(array.type):
         # flatten() honours a slice's offset; `.values` would not.
         return _numbers(array.flatten()).reshape(len(array), *(space.shape or ()))

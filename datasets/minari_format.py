@@ -190,11 +190,13 @@ def _read_header(folder: Path, keys: Sequence[str] | None) -> _Header:
         observation_space, action_space = facts.observation_space, facts.action_space
     else:
         raise DatasetError(f"{path} names neither spaces nor an environment", "", "download the dataset again")
-    stored_space, path_in_space = observation_space, []
+    stored_space: spaces.Space[Any] = observation_space
+    path_in_space: list[str] = []
     if keys is not None:
-        chosen: spaces.Space[Any] = choose_keys(observation_space, keys)
+        part = choose_keys(observation_space, keys)
         goal = _goal_space(observation_space)
-        stored_space = spaces.Dict({**chosen.spaces, **({GOAL: goal} if goal is not None else {})})
+        stored_space = spaces.Dict({**part.spaces, **({GOAL: goal} if goal is not None else {})})
+        chosen: spaces.Space[Any] = part
         while len(keys) == 1 and isinstance(chosen, spaces.Dict) and len(chosen.spaces) == 1:
             path_in_space.append(next(iter(chosen.spaces)))
             chosen = chosen.spaces[path_in_space[-1]]
@@ -310,7 +312,7 @@ def _decode(
     if isinstance(space, spaces.Tuple):
         return [_decode(group, f"{name}/_index_{i}", part, jpeg, path, buffers) for i, part in enumerate(space.spaces)]
     values = read_small_column(group, name, path, buffers)
-    return decode_images(values, space.shape) if jpeg and is_image_space(space) else values
+    return decode_images(values, space.shape or ()) if jpeg and is_image_space(space) else values
 
 
 @dataclass(frozen=True)

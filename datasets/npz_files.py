@@ -20,8 +20,21 @@ from offbench.datasets.columns import Array, freeze
 from offbench.datasets.file_limits import require_plausible_size
 from offbench.errors import DatasetError
 
-FAILURES = (OSError, zipfile.BadZipFile, zlib.error, ValueError, EOFError, KeyError, RuntimeError, OverflowError)
-FAILURES += (struct.error, TypeError, SyntaxError, MemoryError)
+# What zipfile, zlib and NumPy raise for damaged archives.
+FAILURES = (
+    OSError,
+    zipfile.BadZipFile,
+    zlib.error,
+    struct.error,
+    ValueError,
+    TypeError,
+    SyntaxError,
+    EOFError,
+    KeyError,
+    RuntimeError,
+    OverflowError,
+    MemoryError,
+)
 MEMBER_SUFFIX = ".npy"
 BLOCK = 2**24  # bytes read at once
 
@@ -81,12 +94,13 @@ class NpzFile:
                 )
             require_plausible_size(self.path, name, header.nbytes, info.compress_size)
             values = allocate((header.nbytes,), np.uint8)
-            memory, done = memoryview(values), 0
+            memory, done = values.data, 0
             while done < header.nbytes:
-                count = member.readinto(memory[done : done + BLOCK])
-                if not count:
+                block = member.read(min(BLOCK, header.nbytes - done))
+                if not block:
                     raise ValueError(f"{name} ends after {done} of {header.nbytes} bytes")
-                done += count
+                memory[done : done + len(block)] = block
+                done += len(block)
             # The archive's checksum is verified only when its end is reached.
             if member.read(1):
                 raise ValueError(f"{name} is longer than its header says")

@@ -103,7 +103,7 @@ class OGBenchTask:
     def rewards(self, states: Mapping[str, Array]) -> tuple[Array, Array]:
         """Return (rewards [F] float32, terminated [F] bool)."""
         held = self.subtasks(states)
-        return (held.sum(axis=1) - held.shape[1]).astype(np.float32), held.all(axis=1)
+        return (held.sum(axis=1) - held.shape[1]).astype(np.float32), np.asarray(held.all(axis=1))
 
 
 def _part(values: Array, first: int, size: int) -> Array:

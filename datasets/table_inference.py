@@ -75,7 +75,7 @@ def infer_schema(source: Any) -> TableSchema:
     if following and len(following) != len(roles["observations"]):
         notes.append(f"not used: {', '.join(following)}, whose number differs from the observations'")
         following = ()
-    values = {key: tuple(value) if isinstance(value, list) else value for key, value in roles.items()}
+    values: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in roles.items()}
     values |= {"next_observations": following, **_action(table, roles["actions"], notes)}
     if _whole(table, roles["observations"]):
         notes.append("observations are whole numbers, read as numbers; for choices or pixels set observation_type")
@@ -141,9 +141,8 @@ def _action(table: pa.Table, names: list[str], notes: list[str]) -> dict[str, An
         if not _is_numeric(column.type):
             raise DatasetError(f"action column {name!r} holds {column.type}", "", "write the schema by hand")
         arrays = [chunk.flatten() if pa.types.is_nested(chunk.type) else chunk for chunk in column.chunks]
-        values = np.concatenate(
-            [np.asarray(part.drop_null().to_numpy(zero_copy_only=False)) for part in arrays] or [[]]
-        )
+        parts = [np.asarray(part.drop_null().to_numpy(zero_copy_only=False)) for part in arrays]
+        values = np.concatenate(parts) if parts else np.empty(0)
         finite = values[np.isfinite(values)] if len(values) else values
         low.append(float(finite.min()) if len(finite) else -1.0)
         high.append(float(finite.max()) if len(finite) else 1.0)

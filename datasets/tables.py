@@ -160,7 +160,10 @@ def _build(table: pa.Table, schema: TableSchema, where: str, *, source: str, **p
         empty = np.logical_or.reduce([_column(table, name).is_null().to_numpy() for name in schema.next_observations])
         unknown = empty if empty.any() else None
         following = _shaped(_matrix(table, schema.next_observations, kind, fill=empty), schema, where)
-    single = {"costs": schema.cost, "log_probs": schema.log_prob}
+        if unknown is not None:
+            following = _completed(observations, following, unknown)
+    scalars = {"costs": schema.cost, "log_probs": schema.log_prob}
+    properties |= {key: _matrix(table, (name,), np.float32) for key, name in scalars.items() if name is not None}
     details: dict[str, Any] = {"format": "table", "columns": list(schema.columns), "terminated": schema.terminated}
     if splits:
         details["gaps"] = f"{splits} missing steps begin an episode"
@@ -172,13 +175,12 @@ def _build(table: pa.Table, schema: TableSchema, where: str, *, source: str, **p
         _matrix(table, (schema.reward,), np.float32),
         terminated,
         truncated,
-        next_observations=following if unknown is None else _completed(observations, following, unknown),
+        next_observations=following,
         episode_starts=starts,
         horizon=schema.horizon,
         infos={name: _matrix(table, (name,), None)[:, 0] for name in schema.infos},
         goals=_matrix(table, schema.goals, np.float32) if schema.goals else None,
         provenance=Provenance(source, details),
-        **{key: _matrix(table, (name,), np.float32) for key, name in single.items() if name is not None},
         **properties,
     )
     return dataset if unknown is None else _forget(dataset, unknown, where)
