@@ -180,7 +180,7 @@ def restore_parquet(path: Path) -> dict[str, Any] | None:
         DatasetError: the file is damaged, or its rows or columns were changed after it was written.
     """
     try:
-        with pq.ParquetFile(path) as file:
+        with pq.ParquetFile(path, pre_buffer=False) as file:  # which would hold the whole file
             stored = (file.schema_arrow.metadata or {}).get(METADATA_KEY)
             if stored is None:
                 return None
@@ -210,7 +210,7 @@ def _restore(file: pq.ParquetFile, metadata: dict[str, Any], path: Path) -> dict
     episodes, steps, ends_known = np.empty(rows, np.int64), np.empty(rows, np.int64), np.empty(rows, np.bool_)
     kept: list[Array] = [np.empty(0, fields["observations"].dtype)]
     done = 0
-    for batch in file.iter_batches(batch_size=_rows_per_group(fields)):
+    for batch in file.iter_batches(batch_size=_rows_per_group(fields), use_threads=False):
         block = slice(done, done + batch.num_rows)
         episodes[block], steps[block] = batch.column(EPISODE).to_numpy(), batch.column(STEP).to_numpy()
         for name, field in fields.items():
