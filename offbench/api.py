@@ -248,9 +248,19 @@ def write_reports(root: str | Path, output: str | Path | None = None, **options:
             protocol=json.loads(protocols.pop()) if len(protocols) == 1 else None,
             datasets=_dataset_facts([spec for _, spec in members]),
             incomplete=[spec.title for folder, spec in members if folder.status()["state"] != "done"],
-            **options,
+            **{"tuning": _tuning([spec for _, spec in members]), **options},
         )
     return reports
+
+
+def _tuning(specs: Sequence[RunSpec]) -> dict[str, str]:
+    """How the settings of each algorithm were chosen, from its preset; a report warns where that differs."""
+    words = {"one": "one setting per domain", "tuned": "tuned per dataset"}
+    found: dict[str, set[str]] = {}
+    for spec in specs:
+        kind = spec.config_source.get("class", "one")
+        found.setdefault(spec.label, set()).add(words.get(kind, kind))
+    return {label: " and ".join(sorted(kinds)) for label, kinds in found.items()}
 
 
 def in_suite_order(results: pd.DataFrame, folder: Path) -> pd.DataFrame:

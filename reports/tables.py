@@ -133,8 +133,10 @@ def dataset_table(
             value = behaviour.get(dataset, math.nan)
             grid[dataset, "data"] = Cell(number(value, places), value=value)
     groups = _groups(table, domains) if averages else {}
+    averaged = {title: _averages(members, algorithms, summaries) for title, members in groups.items()}
+    groups = {title: members for title, members in groups.items() if averaged[title]}
     for title, members in groups.items():
-        found = _averages(members, algorithms, summaries)
+        found = averaged[title]
         bolded = _bolded_averages(found, bold)
         for algorithm in algorithms:
             average = found.get(algorithm)
