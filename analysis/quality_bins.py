@@ -1,0 +1,176 @@
+"""Rows of numbers as cells of a grid: equal-width bins per column, and one short key per cell for counting.
+
+The bins are those of `numpy.digitize(x, numpy.linspace(low, high, edges))`, index for index, but found by arithmetic:
+a multiplication places almost every value, and only values within rounding distance of an edge are looked up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from offbench.errors import DatasetError, SpecError
+
+Rows = NDArray[Any]
+Keys = NDArray[np.uint64]
+
+BLOCK_VALUES = 1 << 17  # float64 values of a block: one megabyte stays in a processor's cache between the passes
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+_MIX = (np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB))
+
+
+@dataclass(frozen=True)
+class Bins:
+    """Equal-width bins for the D columns of a table of numbers.
+
+    Attributes:
+        low, high: [D] float64, first and last edge of each column; equal ones where a column is constant.
+        edges: number of edges. Index 0 lies below `low`, index `edges` at or above `high`; between them are
+            `edges` - 1 bins.
+    """
+
+    low: NDArray[np.float64]
+    high: NDArray[np.float64]
+    edges: int
+
+    def __post_init__(self) -> None:
+        if self.edges < 2 or self.edges >= 1 << 16:
+            raise SpecError(f"bins with {self.edges} edges", "", "give at least 2 edges and fewer than 65,536")
+        if not (np.isfinite(self.low).all() and np.isfinite(self.high).all()):
+            raise DatasetError("the bounds of the bins are not finite", "", "remove NaN and infinity from the data")
+
+    @classmethod
+    def around(cls, chunks: Iterable[Rows], edges: int) -> Bins:
+        """Bins from the smallest to the largest value of each column.
+
+        Args:
+            chunks: [n, D] arrays, read once; NaN is passed over.
+
+        Raises:
+            DatasetError: there are no rows, or a column has infinite values or only NaN.
+        """
+        low = high = None
+        for chunk in chunks:
+            if len(chunk):
+                least, most = _extremes(np.asarray(chunk))
+                low = least if low is None else np.fmin(low, least)
+                high = most if high is None else np.fmax(high, most)
+        if low is None or high is None:
+            raise DatasetError("bins need at least one row")
+        return cls(low, high, edges)
+
+    @property
+    def columns(self) -> int:
+        """D, the number of columns."""
+        return len(self.low)
+
+    @property
+    def bits(self) -> int:
+        """Bits that hold one index."""
+        return self.edges.bit_length()
+
+    def indices(self, rows: ArrayLike) -> NDArray[np.int64]:
+        """Return [n, D], the index of each value in 0..edges, as `numpy.digitize` gives it; NaN goes to `edges`."""
+        table = self._table(np.asarray(rows))
+        blocks = [self._indices(block).T for block in _blocks(table)]
+        return np.concatenate(blocks).astype(np.int64) if blocks else np.zeros((0, self.columns), np.int64)
+
+    def keys(self, rows: ArrayLike) -> Keys:
+        """Return [n], one number per row, equal for two rows of the same cell and different for two of others.
+
+        If the indices of a row fit into 64 bits they are the number. Otherwise it is a hash: the chance that any two
+        of n cells share one is below n^2 / 2^65, which is 3e-8 for a million cells and 1e-5 for 20 million.
+        """
+        table = self._table(np.asarray(rows))
+        keys = np.empty(len(table), np.uint64)
+        per_word = 64 // self.bits
+        start = 0
+        for block in _blocks(table):
+            indices = self._indices(block)
+            key = _pack(indices[:per_word], self.bits)
+            for first in range(per_word, self.columns, per_word):
+                key = scramble(key) ^ _pack(indices[first : first + per_word], self.bits)
+            keys[start : start + len(block)] = scramble(key) if self.columns > per_word else key
+            start += len(block)
+        return keys
+
+    def _table(self, rows: Rows) -> Rows:
+        if rows.ndim != 2 or rows.shape[1] != self.columns:
+            raise DatasetError(f"rows of shape {rows.shape} do not fit bins of {self.columns} columns")
+        return rows
+
+    def _indices(self, block: Rows) -> NDArray[np.int32]:
+        """[D, n] int32, columns apart, so that every pass runs over contiguous numbers."""
+        values = np.ascontiguousarray(block.T, dtype=np.float64)
+        width = self.high - self.low
+        constant = width <= 0
+        with np.errstate(over="ignore", invalid="ignore"):
+            scale = (self.edges - 1) / np.where(constant, 1.0, width)
+            # Rounding of an edge and of a value, in bins: what lies closer to an edge than this is looked up.
+            size = np.maximum(np.abs(self.low), np.abs(self.high))
+            doubt = 1e-9 + 16 * np.finfo(np.float64).eps * (size * scale + self.edges)
+            place = values - self.low[:, None]
+            place *= scale[:, None]
+            place += 1.0
+            np.clip(place, 0.0, float(self.edges) + 0.5, out=place)
+            distance = np.rint(place)
+            distance -= place
+            np.abs(distance, out=distance)
+            doubtful = ~(distance >= doubt[:, None])  # also NaN
+            place[doubtful] = 0.0
+        indices = place.astype(np.int32)
+        np.minimum(indices, self.edges, out=indices)
+        for column in np.nonzero(doubtful.any(axis=1) | constant)[0]:
+            rows = slice(None) if constant[column] else doubtful[column]
+            edges = np.linspace(self.low[column], self.high[column], self.edges)
+            indices[column, rows] = np.digitize(values[column, rows], edges)
+        return indices
+
+
+def scramble(words: Keys) -> Keys:
+    """Mix the bits of 64-bit words in place (the finalizer of SplitMix64, Steele et al. 2014) and return them."""
+    with np.errstate(over="ignore"):
+        words += _GOLDEN
+        for shift, factor in ((30, _MIX[0]), (27, _MIX[1])):
+            words ^= words >> np.uint64(shift)
+            words *= factor
+        words ^= words >> np.uint64(31)
+    return words
+
+
+def _pack(indices: NDArray[np.int32], bits: int) -> Keys:
+    """One word per row out of the few columns [d, n] that fit into it."""
+    word = indices[0].astype(np.uint64)
+    for column in indices[1:]:
+        word <<= np.uint64(bits)
+        word |= column.astype(np.uint64)
+    return word
+
+
+def _extremes(table: Rows) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The least and the largest value of each column; NaN only where a column has nothing else."""
+    results = []
+    fold = 64  # rows that are compared as one long row: reductions over short rows are slow
+    whole = len(table) // fold * fold
+    for plain, careful in ((np.minimum, np.fmin), (np.maximum, np.fmax)):
+        parts = [table[whole:]]
+        if whole and table.flags.c_contiguous:
+            folded = plain.reduce(table[:whole].reshape(whole // fold, -1), axis=0)
+            parts.append(folded.reshape(fold, -1))
+        else:
+            parts.append(table[:whole])
+        extreme = plain.reduce(np.concatenate(parts), axis=0)
+        if extreme.dtype.kind == "f" and np.isnan(extreme).any():
+            extreme = careful.reduce(table, axis=0)
+        results.append(extreme.astype(np.float64))
+    return results[0], results[1]
+
+
+def _blocks(table: Rows) -> Iterator[Rows]:
+    step = max(1, BLOCK_VALUES // max(1, table.shape[1]))
+    for start in range(0, len(table), step):
+        yield table[start : start + step]
