@@ -106,4 +106,5 @@ def interval(
 ) -> tuple[float, float]:
     """Percentile bounds of replicates [B], stretched about the point and kept inside what is possible."""
     low, high = np.percentile(replicates, [50 - 50 * level, 50 + 50 * level])
-    return max(lowest, float(point + (low - point) * factor)), min(highest, float(point + (high - point) * factor))
+    low, high = (float(np.clip(point + (bound - point) * factor, lowest, highest)) for bound in (low, high))
+    return low, high  # both kept inside: rounding may put the lower bound a hair above the highest value

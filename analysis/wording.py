@@ -23,7 +23,7 @@ def with_interval(point: float, low: float, high: float, reason: str = "") -> st
     if not math.isfinite(low + high):
         return f"{number(point)} (no interval: {reason or 'undefined'})"
     half = (high - low) / 2
-    digits = 1 if half == 0 else min(6, max(1, -math.floor(math.log10(half))))
+    digits = 1 if half < 1e-12 else min(6, max(1, -math.floor(math.log10(half))))
     digits = 0 if half >= 50 else max(digits, 2 if abs(point) < 1 else 1)
     values = (round(value, digits) + 0.0 for value in (point, low, high))  # + 0.0 removes the sign of -0
     return "{:.{d}f} [{:.{d}f}, {:.{d}f}]".format(*values, d=digits)
