@@ -1,0 +1,119 @@
+"""The plane of TQ and SACo with datasets placed in it: how good the data are against how much they cover."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+
+from offbench.reports.plots import (
+    COLUMN_WIDTH,
+    INK,
+    MUTED,
+    STYLE,
+    Plot,
+    algorithm_styles,
+    footnote,
+    new_figure,
+    settle,
+)
+
+
+def quality_plane(points: Mapping[str, tuple[float, float]], *, settings: str = "") -> Plot | None:
+    """Every dataset as a point: SACo to the right (exploration), TQ up (exploitation), as in Schweighofer et al. 2022.
+
+    Args:
+        points: TQ and SACo by dataset. Datasets without both are left out and named in the caption.
+        settings: how they were measured, in words, for the foot of the picture.
+
+    Returns:
+        The plot, or None if no dataset has both numbers.
+    """
+    placed = {name: point for name, point in points.items() if all(map(math.isfinite, point))}
+    if not placed:
+        return None
+    title, labels = short_names(list(placed))
+    styles = algorithm_styles(list(placed))
+    with mpl.rc_context(STYLE):
+        figure = new_figure(COLUMN_WIDTH, 2.9)
+        ax = figure.subplots()
+        for value in (0.0, 1.0):
+            ax.axhline(value, color=MUTED, linewidth=0.6, linestyle=(0, (3, 2)), zorder=1)
+            ax.axvline(value, color=MUTED, linewidth=0.6, linestyle=(0, (3, 2)), zorder=1)
+        for name, (tq, saco) in placed.items():
+            style = styles[name]
+            ax.plot(saco, tq, marker=style.marker, color=style.color, markersize=5.5, linestyle="", zorder=3)
+        highest = max(1.0, *(tq for tq, _ in placed.values()))
+        lowest = min(0.0, *(tq for tq, _ in placed.values()))
+        farthest = max(1.0, *(saco for _, saco in placed.values()))
+        ax.set_xlim(-0.05 * farthest, 1.12 * farthest)
+        ax.set_ylim(lowest - 0.1 * (highest - lowest), highest + 0.12 * (highest - lowest))
+        ax.set_xlabel("SACo: unique state-action pairs / those of the reference")
+        ax.set_ylabel("TQ: normalized mean return")
+        ax.grid(True)
+        if title:
+            ax.set_title(title)
+        if settings:
+            footnote(figure, settings)
+        settle(figure)
+        _label(ax, placed, labels)
+    left_out = [name for name in points if name not in placed]
+    caption = (
+        "TQ (exploitation) against SACo (exploration) of each dataset (Schweighofer et al. 2022). TQ 0: the random "
+        "policy's data; TQ 1: the best online policy. SACo 1: as many unique state-action pairs as the reference."
+    )
+    if settings:
+        caption += f" {settings[0].upper()}{settings[1:]}."
+    if left_out:
+        caption += f" Not placed, for want of a reference: {', '.join(left_out)}."
+    return Plot(figure, caption)
+
+
+def short_names(names: Sequence[str]) -> tuple[str, list[str]]:
+    """Split what all names begin with, up to a slash, from the names: ("cartpole", ["random", "replay"])."""
+    heads = {name.rpartition("/")[0] for name in names}
+    if len(names) > 1 and len(heads) == 1 and (head := heads.pop()):
+        return head, [name.rpartition("/")[2] for name in names]
+    return "", list(names)
+
+
+def _label(ax: Axes, placed: Mapping[str, tuple[float, float]], labels: Sequence[str]) -> None:
+    """Names beside their points, at the first of some places where they cover neither a point nor another name."""
+    renderer = ax.figure.canvas.get_renderer()  # type: ignore[attr-defined]
+    spots = [ax.transData.transform((saco, tq)) for tq, saco in placed.values()]
+    room = ax.get_window_extent(renderer)
+    taken: list[mpl.transforms.Bbox] = [mpl.transforms.Bbox.from_bounds(x - 4, y - 4, 8, 8) for x, y in spots]
+    offsets = [
+        *((6, 0, "left", "center"), (-6, 0, "right", "center"), (0, 6, "center", "bottom")),
+        *((0, -6, "center", "top"), (6, 9, "left", "bottom"), (6, -9, "left", "top"), (-6, 9, "right", "bottom")),
+    ]
+    for (tq, saco), label in zip(placed.values(), labels, strict=True):
+        best = None
+        for dx, dy, side, level in offsets:
+            text = ax.annotate(
+                label,
+                (saco, tq),
+                (dx, dy),
+                textcoords="offset points",
+                ha=side,
+                va=level,
+                color=INK,
+                fontsize=7.0,
+                zorder=4,
+            )
+            box = text.get_window_extent(renderer)
+            clashes = sum(box.overlaps(other) for other in taken)
+            inside = room.x0 <= box.x0 and box.x1 <= room.x1 and room.y0 <= box.y0 and box.y1 <= room.y1
+            badness = clashes + (0 if inside else 10)
+            if best is None or badness < best[0]:
+                if best is not None:
+                    best[1].remove()
+                best = (badness, text, box)
+            else:
+                text.remove()
+            if best[0] == 0:
+                break
+        if best is not None:
+            taken.append(best[2])
