@@ -27,6 +27,7 @@ from offbench.cli_output import (
     print_table,
     say,
 )
+from offbench.cli_quality import quality
 from offbench.cli_report import compare, published, report
 from offbench.errors import RunError, SpecError
 
@@ -50,6 +51,7 @@ app.command("doctor")(doctor)
 app.command("report")(report)
 app.command("compare")(compare)
 app.command("published")(published)
+app.command("quality")(quality)
 
 Root = Annotated[Path, typer.Option("--root", "-o", help="Folder for the runs and the report.")]
 Workers = Annotated[
