@@ -130,10 +130,8 @@ def _show_reports(reports: dict[str, ReportFiles], as_json: bool) -> None:
             say(f"  note: {notice.text}", "yellow")
         for path in files.paths[:4]:
             out().print(str(path), markup=False)
-        folders = sorted({path.parent for path in files.paths[4:]})
-        for folder in folders:
-            count = sum(path.parent == folder for path in files.paths)
-            out().print(f"{folder} ({count} files)", markup=False)
+        for folder in sorted({path.parent for path in files.paths[4:]}):
+            say(f"  and {sum(path.parent == folder for path in files.paths)} files in {folder}")
 
 
 @examples(
