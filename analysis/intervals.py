@@ -159,7 +159,8 @@ def contributions(metric: str, strata: Sequence[np.ndarray], gamma: float) -> tu
 
     Mean and optimality gap are averages over datasets of independent means: exact. For trimmed means the runs'
     influence is that of the winsorised scores (Tukey & McLaughlin 1963; here with the datasets as strata), and a
-    dataset has one degree of freedom less than it has runs inside the limits.
+    dataset has one degree of freedom less than it has runs inside the limits, but at least half of those of all its
+    runs: the limits come from all datasets, and one with nine of ten runs beyond them still says how they vary.
 
     Returns:
         Variances [M] and degrees of freedom [M].
@@ -177,7 +178,7 @@ def contributions(metric: str, strata: Sequence[np.ndarray], gamma: float) -> tu
         low, high = ordered[dropped], ordered[ordered.size - dropped - 1]
         inside = np.array([np.count_nonzero((stratum >= low) & (stratum <= high)) for stratum in strata])
         strata = [np.clip(stratum, low, high) for stratum in strata]
-        freedom = np.maximum(inside - 1, 1)
+        freedom = np.maximum(inside - 1, np.maximum((sizes - 1) // 2, 1))
         weights = sizes / (ordered.size - 2 * dropped)
     return weights**2 * np.array([stratum.var(ddof=1) for stratum in strata]) / sizes, freedom
 
