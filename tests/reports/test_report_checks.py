@@ -197,3 +197,20 @@ def test_published_scores_stand_beside_own_ones(tmp_path: Path) -> None:
     assert any("No published score is known for mine" in notice.text for notice in files.notices)
     page = files.html.read_text("utf-8")
     assert "published numbers of 1 cells can be judged" in page
+
+
+@pytest.mark.parametrize(
+    "cells",
+    [
+        {("only", "d"): [1.0]},
+        {(a, "d"): [100.0 * (a == "best")] * 3 for a in ("best", "b", "c")},  # every run above every other
+        {("a", "x"): [1.0, 2.0], ("b", "y"): [3.0, 4.0], ("c", "z"): [5.0]},  # nothing shared
+    ],
+    ids=["one run", "no spread", "nothing shared"],
+)
+def test_odd_tables_still_give_a_report(cells: dict[tuple[str, str], list[float]], tmp_path: Path) -> None:
+    files, document = report(frame(cells), tmp_path)
+    assert len(document["runs"]) == sum(len(scores) for scores in cells.values())
+    assert files.notices
+    assert "NaN" not in files.json.read_text("utf-8")
+    assert ">nan" not in files.html.read_text("utf-8")
