@@ -136,7 +136,8 @@ def _directions(view: View) -> NDArray[np.float64]:
 
 
 def _standardized_chunks(view: View, dataset: Dataset) -> Iterator[NDArray[np.float64]]:
-    total = len(dataset) if view.settings.first_rows is None else min(view.settings.first_rows, len(dataset))
+    """All rows, whatever the settings count: a part of a dataset made of blocks is not like the whole."""
+    total = len(dataset)
     width = int(np.prod(dataset.observations.shape[1:]))
     step = max(1, (1 << 20) // max(1, width))
     for start in range(0, total, step):

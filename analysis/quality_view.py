@@ -90,7 +90,7 @@ class Scale:
             states.append(frame)
             pairs.append(np.concatenate([frame, encoded_actions(dataset, rows)], axis=1))
         if len({pair.shape[1] for pair in pairs}) != 1:
-            raise NotMeasurableError("the datasets differ in the size of their observations or actions")
+            raise NotMeasurableError("the datasets differ in the shape of their observations or actions")
         self.states = np.concatenate(states)
         self._moments = {False: _moments(self.states), True: _moments(np.concatenate(pairs))}
 
@@ -190,19 +190,18 @@ class View:
         if bounds == "own":
             return self.bins_of([self.dataset], edges)
         if bounds == "pooled":
+            self.check_shapes([self.dataset, *self.pool])
             return self.reference.once(("bins", "pooled", edges), lambda: self.bins_of(self.pool, edges))
+        self.check_shapes([self.reference_dataset, self.dataset])
         return self.reference.once(("bins", edges), lambda: self.bins_of([self.reference_dataset], edges))
 
     def bins_of(self, datasets: Sequence[Dataset], edges: int) -> Bins:
         """Bins around all rows of some datasets."""
-        self.check_shapes(datasets)
         return Bins.around((chunk for dataset in datasets for chunk in self.chunks(dataset)), edges)
 
     @cached_property
     def pairs(self) -> Count:
         """Unique state-action pairs of the dataset."""
-        if self.settings.bounds == "reference":
-            self.check_shapes([self.reference_dataset, self.dataset])
         if self.dataset is self.reference.dataset:
             return self.reference_pairs
         return self.count(self.dataset, self.bins())
@@ -228,7 +227,7 @@ class View:
         """Raise NotMeasurableError if datasets differ in the shapes of observations or actions."""
         shapes = {(dataset.observations.shape[1:], dataset.actions.shape[1:]) for dataset in datasets}
         if len(shapes) > 1:
-            raise NotMeasurableError("the reference dataset has observations or actions of another shape")
+            raise NotMeasurableError("the datasets differ in the shape of their observations or actions")
 
     # -- samples -----------------------------------------------------------------------------------
 

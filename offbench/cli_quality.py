@@ -192,7 +192,9 @@ def _write(table: QualityTable, folder: Path) -> list[Path]:
         frame.to_parquet(files[1], index=False)
         if {"tq", "saco"} <= set(frame.columns):
             points = {row["dataset"]: (row["tq"], row["saco"]) for row in frame.to_dict("records")}
-            plot = quality_plane(points, settings=f"{_bins_words(table)}; SACo 1: {table.reference['dataset']}")
+            plot = quality_plane(
+                points, settings=f"reference {table.reference['dataset']}, {table.settings.edges} edges per column"
+            )
             for format in ("png", "svg") if plot is not None else ():
                 files.append(folder / f"tq_saco.{format}")
                 files[-1].write_bytes(plot.render(format))  # type: ignore[union-attr]

@@ -10,7 +10,6 @@ from matplotlib.axes import Axes
 
 from offbench.reports.plots import (
     COLUMN_WIDTH,
-    INK,
     MUTED,
     STYLE,
     Plot,
@@ -58,7 +57,7 @@ def quality_plane(points: Mapping[str, tuple[float, float]], *, settings: str = 
         if settings:
             footnote(figure, settings)
         settle(figure)
-        _label(ax, placed, labels)
+        _label(ax, placed, labels, [style.color for style in styles.values()])
     left_out = [name for name in points if name not in placed]
     caption = (
         "TQ (exploitation) against SACo (exploration) of each dataset (Schweighofer et al. 2022). TQ 0: the random "
@@ -79,17 +78,21 @@ def short_names(names: Sequence[str]) -> tuple[str, list[str]]:
     return "", list(names)
 
 
-def _label(ax: Axes, placed: Mapping[str, tuple[float, float]], labels: Sequence[str]) -> None:
+def _label(ax: Axes, placed: Mapping[str, tuple[float, float]], labels: Sequence[str], colors: Sequence[str]) -> None:
     """Names beside their points, at the first of some places where they cover neither a point nor another name."""
     renderer = ax.figure.canvas.get_renderer()  # type: ignore[attr-defined]
     spots = [ax.transData.transform((saco, tq)) for tq, saco in placed.values()]
     room = ax.get_window_extent(renderer)
     taken: list[mpl.transforms.Bbox] = [mpl.transforms.Bbox.from_bounds(x - 4, y - 4, 8, 8) for x, y in spots]
+    # The dashed lines are in the way as well.
+    zero, one = ax.transData.transform([(0, 0), (1, 1)])
+    taken += [mpl.transforms.Bbox.from_extents(room.x0, y - 1, room.x1, y + 1) for y in (zero[1], one[1])]
+    taken += [mpl.transforms.Bbox.from_extents(x - 1, room.y0, x + 1, room.y1) for x in (zero[0], one[0])]
     offsets = [
         *((6, 0, "left", "center"), (-6, 0, "right", "center"), (0, 6, "center", "bottom")),
         *((0, -6, "center", "top"), (6, 9, "left", "bottom"), (6, -9, "left", "top"), (-6, 9, "right", "bottom")),
     ]
-    for (tq, saco), label in zip(placed.values(), labels, strict=True):
+    for (tq, saco), label, color in zip(placed.values(), labels, colors, strict=True):
         best = None
         for dx, dy, side, level in offsets:
             text = ax.annotate(
@@ -99,7 +102,7 @@ def _label(ax: Axes, placed: Mapping[str, tuple[float, float]], labels: Sequence
                 textcoords="offset points",
                 ha=side,
                 va=level,
-                color=INK,
+                color=color,
                 fontsize=7.0,
                 zorder=4,
             )
