@@ -193,7 +193,7 @@ class TransitionBuffer:
             # Where the episode terminated, s' has no action: the row's own one stands in, and 1-d masks it.
             following = kept + ~dataset.is_last[kept]
             rows[:, end + size : end + size + self._action_columns] = self._unit_actions(dataset.actions[following])
-        if self._with_returns:
+        if requires.return_discount is not None:
             rewards = dataset.rewards.astype(np.float64) * scale + shift
             rows[:, -3] = returns_to_go(rewards, dataset.episode_starts, requires.return_discount)[kept]
         rows[:, -2] = dataset.rewards[kept] * np.float32(scale) + np.float32(shift)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -39,7 +39,7 @@ class BC(Algorithm):
     name = "bc"
     title = "BC"
     paper = "Pomerleau, ALVINN, NIPS 1988; as the baseline of Fu et al., D4RL, arXiv 2004.07219"
-    config_class: type[BCConfig] = BCConfig
+    config_class: ClassVar[type[BCConfig]] = BCConfig
     requires = Requires(next_observations=False)
     config: BCConfig
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from torch import Tensor
 from torch.nn import functional
@@ -42,9 +42,9 @@ class DQN(Algorithm):
         "Mnih et al., Human-level control through deep reinforcement learning, Nature 2015; offline as in "
         "Schweighofer et al., A Dataset Perspective on Offline Reinforcement Learning, CoLLAs 2022, arXiv 2111.04714"
     )
-    config_class: type[DQNConfig] = DQNConfig
+    config_class: ClassVar[type[DQNConfig]] = DQNConfig
     requires = Requires(actions=frozenset({"discrete"}))
-    policy_networks = ("critic",)
+    policy_networks: ClassVar[tuple[str, ...]] = ("critic",)
     config: DQNConfig
 
     def build(self) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -55,7 +55,7 @@ class XQL(Algorithm):
     name = "xql"
     title = "XQL"
     paper = "Garg et al., Extreme Q-Learning: MaxEnt RL without Entropy, ICLR 2023, arXiv 2301.02328"
-    config_class: type[DualRLConfig] = XQLConfig
+    config_class: ClassVar[type[DualRLConfig]] = XQLConfig
     requires = Requires(actions=frozenset({"continuous"}))
     config: DualRLConfig
 

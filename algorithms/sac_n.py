@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -53,7 +54,7 @@ class SACN(Algorithm):
         "An et al., Uncertainty-Based Offline Reinforcement Learning with Diversified Q-Ensemble, NeurIPS 2021, "
         "arXiv 2110.01548"
     )
-    config_class: type[SACNConfig] = SACNConfig
+    config_class: ClassVar[type[SACNConfig]] = SACNConfig
     requires = Requires(actions=frozenset({"continuous"}))
     config: SACNConfig
 

@@ -88,7 +88,7 @@ def standard_error(
     return float(replicates.std()) * math.sqrt(inflation), satterthwaite(variances, freedom)
 
 
-def margin(errors: Sequence[float], freedom: Sequence[float], level: float) -> float:
+def margin(errors: Sequence[float] | np.ndarray, freedom: Sequence[float] | np.ndarray, level: float) -> float:
     """t * standard error of a sum or difference of independent estimates, from their errors and degrees of freedom."""
     squares = np.square(errors)
     if not squares.any():

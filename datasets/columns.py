@@ -117,7 +117,7 @@ def flags(name: str, values: ArrayLike) -> Array:
     """Return a boolean column [N]; numbers must be exactly 0 or 1 and a shape (N, 1) is squeezed."""
     source = squeeze_column(numeric(name, values))
     if source.dtype != np.bool_:
-        bad = rows_where(source, lambda block: (block != 0) & (block != 1)) if source.ndim else []
+        bad = rows_where(source, lambda block: (block != 0) & (block != 1)) if source.ndim else np.empty(0, np.int64)
         if len(bad):
             raise DatasetError(f"column {name!r} holds values other than 0 and 1 in {listed(bad)}")
     return owned(source, np.bool_)

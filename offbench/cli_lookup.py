@@ -49,7 +49,7 @@ def algorithms_list(as_json: Json = False) -> None:
     from offbench.algorithms.base import number_of_networks
     from offbench.algorithms.presets import preset_names
 
-    found = [
+    found: list[dict[str, Any]] = [
         {
             "name": algorithm.name,
             "title": algorithm.title,

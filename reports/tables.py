@@ -144,8 +144,8 @@ def dataset_table(
             value = math.nan if average is None else average.mean
             grid[title, algorithm] = Cell(text, algorithm in bolded, value)
             if average is not None:
-                head = (title, algorithm, len(members), average.seeds, average.mean, average.se)
-                mean_records.append((*head, *average.interval(), algorithm in bolded))
+                facts = (title, algorithm, len(members), average.seeds, average.mean, average.se)
+                mean_records.append((*facts, *average.interval(), algorithm in bolded))
         values = [behaviour[name] for name in members if name in behaviour]
         mean = float(np.mean(values)) if len(values) == len(members) else math.nan
         grid[title, "data"] = Cell(number(mean), value=mean)
