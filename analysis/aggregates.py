@@ -15,10 +15,11 @@ import pandas as pd
 from offbench.analysis.domains import domains_of
 from offbench.analysis.intervals import Estimate, Method, estimate
 from offbench.analysis.metrics import METRICS
+from offbench.analysis.pairwise_tests import welch
 from offbench.analysis.rliable_engine import rliable_estimates
 from offbench.analysis.score_checks import ScoreError
 from offbench.analysis.scores import RETURN, SCORE, ScoreTable
-from offbench.analysis.student_t import t_cdf, t_quantile
+from offbench.analysis.student_t import t_quantile
 from offbench.errors import UnknownNameError
 
 Engine = Literal["offbench", "rliable"]
@@ -174,18 +175,6 @@ def t_interval(scores: np.ndarray, level: float = 0.95) -> tuple[float, float]:
     return float(scores.mean() - half), float(scores.mean() + half)
 
 
-def welch_p(first: np.ndarray, second: np.ndarray) -> float:
-    """Two-sided p of Welch's t-test between scores [N1] and [N2]; NaN if either has fewer than two runs."""
-    if min(first.size, second.size) < 2:
-        return math.nan
-    v1, v2 = first.var(ddof=1) / first.size, second.var(ddof=1) / second.size
-    difference = abs(first.mean() - second.mean())
-    if v1 + v2 == 0:
-        return 1.0 if difference == 0 else 0.0
-    df = (v1 + v2) ** 2 / (v1**2 / (first.size - 1) + v2**2 / (second.size - 1))
-    return min(1.0, 2 * t_cdf(-difference / math.sqrt(v1 + v2), df))
-
-
 def leaders(cells: Mapping[str, np.ndarray], alpha: float = 0.05) -> set[str]:
     """Names whose mean is the highest, or is not shown to be lower than it (Welch's t, p >= alpha,
     uncorrected).
@@ -197,4 +186,4 @@ def leaders(cells: Mapping[str, np.ndarray], alpha: float = 0.05) -> set[str]:
         return set()
     top = max(means, key=lambda name: means[name])
     tied = {name for name, value in means.items() if value == means[top]}
-    return tied | {name for name in means if welch_p(cells[name], cells[top]) >= alpha}
+    return tied | {name for name in means if welch(cells[name], cells[top]).p >= alpha}

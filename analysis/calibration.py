@@ -15,7 +15,7 @@ from typing import Literal
 
 import numpy as np
 
-from offbench.analysis.intervals import contributions, median_error, satterthwaite
+from offbench.analysis.intervals import bootstrap_error, contributions, median_error, satterthwaite
 from offbench.analysis.metrics import trim_fraction
 from offbench.analysis.score_checks import ScoreError
 from offbench.analysis.student_t import t_quantile
@@ -77,15 +77,10 @@ def standard_error(
     """
     if metric == "median":
         return median_error(cells, seed)
-    variances, freedom = contributions(metric, cells, gamma)
     if replicates is None or trim_fraction(metric) is None:
+        variances, freedom = contributions(metric, cells, gamma)
         return math.sqrt(variances.sum()), satterthwaite(variances, freedom)
-    sizes = np.array([cell.size for cell in cells], dtype=np.float64)
-    shares = (
-        variances / variances.sum() if variances.sum() > 0 else (sizes == sizes.min()) / (sizes == sizes.min()).sum()
-    )
-    inflation = 1 / float((shares * (sizes - 1) / sizes).sum())
-    return float(replicates.std()) * math.sqrt(inflation), satterthwaite(variances, freedom)
+    return bootstrap_error(metric, cells, replicates, gamma)
 
 
 def margin(errors: Sequence[float] | np.ndarray, freedom: Sequence[float] | np.ndarray, level: float) -> float:

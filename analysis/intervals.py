@@ -229,13 +229,19 @@ def calibrated(
     if task_bootstrap:
         count = len(strata)
         return _symmetric(metric, value, float(replicates.std()) * math.sqrt(count / (count - 1)), count - 1.0, level)
+    return _symmetric(metric, value, *bootstrap_error(metric, strata, replicates, gamma), level)
+
+
+def bootstrap_error(
+    metric: str, strata: Sequence[np.ndarray], replicates: np.ndarray, gamma: float
+) -> tuple[float, float]:
+    """Standard error of a smooth metric from replicates [B], inflated to unbiased variances, and its df."""
     variances, freedom = contributions(metric, strata, gamma)
     sizes = np.array([stratum.size for stratum in strata], dtype=np.float64)
-    shares = variances / variances.sum() if variances.sum() > 0 else np.where(sizes == sizes.min(), 1.0, 0.0)
+    shares = variances if variances.sum() > 0 else (sizes == sizes.min()).astype(np.float64)
     shares = shares / shares.sum()
     inflation = 1 / float((shares * (sizes - 1) / sizes).sum())
-    error = float(replicates.std()) * math.sqrt(inflation)
-    return _symmetric(metric, value, error, satterthwaite(variances, freedom), level)
+    return float(replicates.std()) * math.sqrt(inflation), satterthwaite(variances, freedom)
 
 
 def median_error(strata: Sequence[np.ndarray], seed: int) -> tuple[float, float]:
