@@ -67,16 +67,16 @@ class Recipe:
 # Family -> environment and nominal size of its datasets. Where a paper has its own size, that is the size.
 FAMILIES = {
     "cartpole": ("CartPole-v1", 100_000),
-    "mountaincar": ("MountainCar-v0", 100_000),
+    "mountaincar": ("MountainCar-v0", 40_000),
     "acrobot": ("Acrobot-v1", 50_000),
     "pendulum": ("Pendulum-v1", 20_000),
     "hopper": ("Hopper-v5", 100_000),
     "halfcheetah": ("HalfCheetah-v5", 100_000),
     "walker2d": ("Walker2d-v5", 100_000),
     "minigrid-lavagap": ("offbench/MiniGrid-LavaGapS7-v0", 100_000),
-    "minigrid-obstacles": ("offbench/MiniGrid-Dynamic-Obstacles-8x8-v0", 100_000),
-    "minatar-breakout": ("offbench/MinAtar-Breakout-v0", 200_000),
-    "minatar-spaceinvaders": ("offbench/MinAtar-SpaceInvaders-v0", 200_000),
+    "minigrid-obstacles": ("offbench/MiniGrid-Dynamic-Obstacles-8x8-v0", 200_000),
+    "minatar-breakout": ("offbench/MinAtar-Breakout-v0", 120_000),
+    "minatar-spaceinvaders": ("offbench/MinAtar-SpaceInvaders-v0", 120_000),
     "pointmaze-umaze": ("PointMaze_UMaze-v3", 50_000),
     "pointmaze-medium": ("PointMaze_Medium-v3", 50_000),
 }

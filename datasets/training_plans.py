@@ -91,10 +91,10 @@ class Plan:
 PLANS = {
     "acrobot": Plan("Acrobot-v1", DQNSettings(50_000, 0.99)),
     "cartpole": Plan("CartPole-v1", DQNSettings(100_000, 0.95)),
-    "mountaincar": Plan("MountainCar-v0", DQNSettings(100_000, 0.99)),
+    "mountaincar": Plan("MountainCar-v0", DQNSettings(40_000, 0.99)),
     "minigrid-lavagap": Plan("offbench/MiniGrid-LavaGapS7-v0", DQNSettings(100_000, 0.95), select_episodes=100),
     "minigrid-obstacles": Plan(
-        "offbench/MiniGrid-Dynamic-Obstacles-8x8-v0", DQNSettings(60_000, 0.95), select_episodes=100
+        "offbench/MiniGrid-Dynamic-Obstacles-8x8-v0", DQNSettings(200_000, 0.95), select_episodes=100
     ),
     "minatar-breakout": Plan("offbench/MinAtar-Breakout-v0", DQNSettings(120_000, 0.99, buffer=120_000)),
     "minatar-spaceinvaders": Plan("offbench/MinAtar-SpaceInvaders-v0", DQNSettings(120_000, 0.99, buffer=120_000)),
