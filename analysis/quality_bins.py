@@ -6,8 +6,10 @@ a multiplication places almost every value, and only values within rounding dist
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -18,7 +20,7 @@ from offbench.errors import DatasetError, SpecError
 Rows = NDArray[Any]
 Keys = NDArray[np.uint64]
 
-BLOCK_VALUES = 1 << 17  # float64 values of a block: one megabyte stays in a processor's cache between the passes
+BLOCK_VALUES = 1 << 17  # float64 values of a block: one megabyte stays in the cache between the passes
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _MIX = (np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB))
 
@@ -106,29 +108,41 @@ class Bins:
     def _indices(self, block: Rows) -> NDArray[np.int32]:
         """[D, n] int32, columns apart, so that every pass runs over contiguous numbers."""
         values = np.ascontiguousarray(block.T, dtype=np.float64)
-        width = self.high - self.low
-        constant = width <= 0
+        scale, offset, doubt, searched = self._arithmetic
         with np.errstate(over="ignore", invalid="ignore"):
-            scale = (self.edges - 1) / np.where(constant, 1.0, width)
-            # Rounding of an edge and of a value, in bins: what lies closer to an edge than this is looked up.
-            size = np.maximum(np.abs(self.low), np.abs(self.high))
-            doubt = 1e-9 + 16 * np.finfo(np.float64).eps * (size * scale + self.edges)
-            place = values - self.low[:, None]
-            place *= scale[:, None]
-            place += 1.0
-            np.clip(place, 0.0, float(self.edges) + 0.5, out=place)
-            distance = np.rint(place)
-            distance -= place
-            np.abs(distance, out=distance)
-            doubtful = ~(distance >= doubt[:, None])  # also NaN
-            place[doubtful] = 0.0
+            place = values * scale
+            place += offset
+            np.clip(place, 0.25, self.edges + 0.25, out=place)
+            unknown = np.isnan(place) if math.isnan(place.sum()) else None
+            if unknown is not None:
+                place[unknown] = 0.25
         indices = place.astype(np.int32)
-        np.minimum(indices, self.edges, out=indices)
-        for column in np.nonzero(doubtful.any(axis=1) | constant)[0]:
-            rows = slice(None) if constant[column] else doubtful[column]
+        place += doubt
+        doubtful = indices != place.astype(np.int32)
+        if unknown is not None:
+            doubtful |= unknown
+        for column in np.nonzero(doubtful.any(axis=1) | searched)[0]:
+            rows = slice(None) if searched[column] else doubtful[column]
             edges = np.linspace(self.low[column], self.high[column], self.edges)
             indices[column, rows] = np.digitize(values[column, rows], edges)
         return indices
+
+    @cached_property
+    def _arithmetic(self) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64], NDArray[np.bool_]]:
+        """([D, 1] scale, offset, doubt; [D] columns that are searched without arithmetic).
+
+        scale * x + offset is the index of x and a fraction, less what rounding of an edge or of x may change. Where
+        adding that much twice gives another index, x is looked up among the edges.
+        """
+        width = self.high - self.low
+        with np.errstate(over="ignore"):
+            scale = (self.edges - 1) / np.where(width > 0, width, 1.0)
+            size = np.maximum(np.abs(self.low), np.abs(self.high))
+            doubt = 1e-9 + 16 * np.finfo(np.float64).eps * (size * scale + self.edges)
+        searched = (width <= 0) | ~np.isfinite(width) | (doubt > 0.2)
+        scale, doubt = np.where(searched, 1.0, scale), np.where(searched, 0.0, doubt)
+        offset = np.where(searched, 0.0, 1.0 - self.low * scale - doubt)
+        return scale[:, None], offset[:, None], 2 * doubt[:, None], searched
 
 
 def scramble(words: Keys) -> Keys:
@@ -143,11 +157,22 @@ def scramble(words: Keys) -> Keys:
 
 
 def _pack(indices: NDArray[np.int32], bits: int) -> Keys:
-    """One word per row out of the few columns [d, n] that fit into it."""
-    word = indices[0].astype(np.uint64)
-    for column in indices[1:]:
-        word <<= np.uint64(bits)
-        word |= column.astype(np.uint64)
+    """One word per row out of the few columns [d, n] that fit into it, joined in halves of 31 bits first."""
+    half, shift = max(1, 31 // bits), np.int32(bits)
+    word: Keys | None = None
+    for start in range(0, len(indices), half):
+        columns = indices[start : start + half]
+        part = columns[0].copy()
+        for column in columns[1:]:
+            part <<= shift
+            part |= column
+        if word is None:
+            word = part.astype(np.uint64)
+        else:
+            word <<= np.uint64(bits * len(columns))
+            word |= part.astype(np.uint64)
+    if word is None:
+        raise DatasetError("rows without columns have no cells")
     return word
 
 
@@ -157,13 +182,11 @@ def _extremes(table: Rows) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     fold = 64  # rows that are compared as one long row: reductions over short rows are slow
     whole = len(table) // fold * fold
     for plain, careful in ((np.minimum, np.fmin), (np.maximum, np.fmax)):
-        parts = [table[whole:]]
-        if whole and table.flags.c_contiguous:
-            folded = plain.reduce(table[:whole].reshape(whole // fold, -1), axis=0)
-            parts.append(folded.reshape(fold, -1))
+        if table.flags.c_contiguous and whole:
+            folded = plain.reduce(table[:whole].reshape(whole // fold, -1), axis=0).reshape(fold, -1)
+            extreme = plain.reduce(np.concatenate([folded, table[whole:]]), axis=0)
         else:
-            parts.append(table[:whole])
-        extreme = plain.reduce(np.concatenate(parts), axis=0)
+            extreme = plain.reduce(table, axis=0)
         if extreme.dtype.kind == "f" and np.isnan(extreme).any():
             extreme = careful.reduce(table, axis=0)
         results.append(extreme.astype(np.float64))

@@ -14,6 +14,7 @@ from offbench.errors import SpecError
 
 EXACT_LIMIT = 20_000_000  # distinct keys that are kept: 160 MB, and three times that while they are merged
 PRECISION = 16  # 65,536 registers: a standard error of 0.41 %
+_PIECE = 1 << 18  # keys that a sketch takes at once, which bounds its scratch memory
 _BATCH = 1 << 21  # keys that are gathered before they are merged
 
 
@@ -56,6 +57,10 @@ class Sketch:
 
     def add(self, keys: Keys) -> None:
         """Take keys [n] into account."""
+        for start in range(0, len(keys), _PIECE):
+            self._add(keys[start : start + _PIECE])
+
+    def _add(self, keys: Keys) -> None:
         hashed = scramble(keys.copy())
         register = (hashed >> np.uint64(64 - self.precision)).astype(np.intp)
         rest = (hashed >> np.uint64(64 - self.precision - self._WIDTH)) & np.uint64((1 << self._WIDTH) - 1)
@@ -127,7 +132,9 @@ class DistinctCounter:
             return
         parts = self._waiting if self._kept is None else [self._kept, *self._waiting]
         self._waiting, self._waiting_rows = [], 0
-        self._kept = distinct(parts[0] if len(parts) == 1 else np.concatenate(parts))
+        joined = np.concatenate(parts)
+        joined.sort()
+        self._kept = joined[_first_of_run(joined)]
         if len(self._kept) > self._limit:
             self._sketch = Sketch(self._precision)
             self._sketch.add(self._kept)
@@ -147,12 +154,6 @@ def count_distinct(chunks: Iterable[Keys], *, exact_limit: int = EXACT_LIMIT, pr
     for keys in chunks:
         counter.add(keys)
     return counter.count()
-
-
-def distinct(keys: Keys) -> Keys:
-    """Return the distinct ones of keys [n], sorted."""
-    ordered = np.sort(keys)
-    return ordered[_first_of_run(ordered)]
 
 
 def occurrences(keys: Keys) -> NDArray[np.int64]:

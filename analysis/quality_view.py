@@ -9,15 +9,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from offbench.analysis.quality_bins import Bins
+from offbench.analysis.quality_bins import BLOCK_VALUES, Bins
 from offbench.analysis.quality_counting import Count, count_distinct
 from offbench.analysis.quality_settings import QualitySettings
 from offbench.datasets import Dataset
 
 Float = NDArray[np.float64]
 Progress = Callable[[int, int], None]
-
-CHUNK_VALUES = 1 << 22  # numbers of a chunk that is read at once: 32 MB as float64
 
 
 class NotMeasurableError(Exception):
@@ -39,17 +37,29 @@ def episode_returns(dataset: Dataset, discount: float = 1.0, partial_episodes: s
 
 
 def row_chunks(dataset: Dataset, rows: int | None = None, *, actions: bool = True) -> Iterator[NDArray[Any]]:
-    """Yield [n, D] arrays of observations (flattened) beside actions, in order; memory-mapped data stay on disk.
+    """Yield [n, D] float64 arrays of observations (flattened) beside actions, in order; mapped files stay on disk.
+
+    Columns are contiguous, as `Bins` wants them, and a chunk is one of its blocks.
 
     Args:
         rows: only the first so many transitions.
         actions: False for observations alone.
     """
     total = len(dataset) if rows is None else min(rows, len(dataset))
-    width = int(np.prod(dataset.observations.shape[1:])) + int(np.prod(dataset.actions.shape[1:]))
-    step = max(1, CHUNK_VALUES // max(1, width))
+    states = int(np.prod(dataset.observations.shape[1:]))
+    width = states + (int(np.prod(dataset.actions.shape[1:])) if actions else 0)
+    step = max(1, BLOCK_VALUES // max(1, width))
     for start in range(0, total, step):
-        yield rows_at(dataset, np.arange(start, min(start + step, total)), actions=actions)
+        stop = min(start + step, total)
+        table = np.empty((width, stop - start))
+        frames = dataset.frame_index[start:stop]
+        first, last = int(frames[0]), int(frames[-1]) + 1
+        whole = last - first == len(frames)  # no episode's last frame lies between
+        seen = dataset.observations[first:last] if whole else dataset.observations[frames]
+        table[:states] = seen.reshape(len(frames), -1).T
+        if actions:
+            table[states:] = dataset.actions[start:stop].reshape(len(frames), -1).T
+        yield table.T
 
 
 def rows_at(dataset: Dataset, rows: NDArray[np.int64], *, actions: bool = True) -> NDArray[Any]:
