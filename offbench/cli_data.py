@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 _HELP = {"help_option_names": ["-h", "--help"]}
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on standard output.")]
 
+_WIDE = 120  # columns of a window in which descriptions have room
+
 data_app = typer.Typer(no_args_is_help=True, context_settings=_HELP, rich_markup_mode="rich")
 
 
@@ -91,7 +93,12 @@ def data_list(
         )
         for entry in entries
     ]
-    print_table(("dataset", "environment", "on disk", "score 0 / 100", "what it is"), rows)
+    columns = ("dataset", "environment", "on disk", "score 0 / 100", "what it is")
+    if out().width < _WIDE:
+        print_table(columns[:-1], [row[:-1] for row in rows])
+        say(f"what they are: in a window of {_WIDE} columns, with --json, or `offbench data info ID --catalogue`")
+    else:
+        print_table(columns, rows)
     say(f"{len(entries)} datasets; caveats, licence and citation: offbench data info ID --catalogue")
 
 

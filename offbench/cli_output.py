@@ -86,18 +86,42 @@ def print_text(text: str, style: str = "") -> None:
     Console(highlight=False).print(Text(text, style=style))
 
 
+_NARROW = 14  # to so many characters other columns are folded before the first one is
+
+
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[Any]], *, numbers: bool = False) -> None:
     """A table on standard output that folds long cells in a narrow window.
 
-    Columns of numbers are set right; with `numbers` that is every column but the first.
+    Columns of numbers are set right; with `numbers` that is every column but the first. The first column holds names
+    that people copy: it is folded last.
     """
+    console = Console(highlight=False)
     table = Table(header_style="bold", box=None, padding=(0, 2, 0, 0), show_header=any(columns))
     for index, column in enumerate(columns):
         right = (numbers and index > 0) or (rows and all(isinstance(row[index], (int, float)) for row in rows))
         table.add_column(column, justify="right" if right else "left", overflow="fold")
-    for row in rows:
-        table.add_row(*(cell if isinstance(cell, Text) else Text(show(cell)) for cell in row))
-    Console(highlight=False).print(table)
+    cells = [[cell if isinstance(cell, Text) else Text(show(cell)) for cell in row] for row in rows]
+    for column, width in zip(
+        table.columns, _widths([[Text(name) for name in columns], *cells], console.width), strict=True
+    ):
+        column.width = width
+    for row in cells:
+        table.add_row(*row)
+    console.print(table)
+
+
+def _widths(rows: Sequence[Sequence[Text]], available: int) -> list[int]:
+    """Widths of columns that fit into the window: the widest is narrowed first, the first column last."""
+    widths = [max(cell.cell_len for cell in column) for column in zip(*rows, strict=True)]
+    excess = sum(width + 2 for width in widths) - available
+    while excess > 0:
+        others = [index for index in range(1, len(widths)) if widths[index] > _NARROW]
+        index = max(others, key=lambda i: widths[i]) if others else widths.index(max(widths))
+        if widths[index] <= 1:
+            break
+        widths[index] -= 1
+        excess -= 1
+    return widths
 
 
 def print_score_table(rows: TableRows) -> None:
