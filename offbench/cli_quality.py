@@ -24,7 +24,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on s
 @examples(
     "offbench quality cartpole/random cartpole/replay cartpole/expert",
     "offbench quality hopper/medium --measures tq,saco,saturation,saco_projected",
-    "offbench quality mine.hdf5 --reference replay.hdf5 --minimum 20 --maximum 500 -o quality --json",
+    "offbench quality mine.hdf5 --reference replay.hdf5 --json",
     "offbench quality --list",
 )
 def quality(
@@ -259,9 +259,8 @@ def _explain(table: QualityTable) -> None:
     lines += [f"- : {', '.join(titles)}: {reason}" for reason, titles in missing.items()]
     full = [row.name for row in table.datasets if row.values.get("saturation", 0.0) > 0.9]
     if full:
-        verb = "has" if len(full) == 1 else "have"
         lines.append(
-            f"nearly every row of {', '.join(full)} {verb} a cell of its own: counts are bounded by the number of "
+            f"nearly every row of {', '.join(full)} has a cell of its own: counts are bounded by the number of "
             "rows there, and differences of SACo understate those of coverage; see 'SACo, projected'"
         )
     for line in lines:

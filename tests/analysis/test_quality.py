@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from importlib.metadata import EntryPoint
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -294,3 +295,12 @@ def test_wrong_names_and_settings_are_refused() -> None:
         QualitySettings(bounds="mine")  # type: ignore[arg-type]
     with pytest.raises(SpecError, match="discount"):
         QualitySettings(discount=1.5)
+
+
+def test_the_page_lists_every_measure_as_it_is() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "dataset_quality.md").read_text(encoding="utf-8")
+    for m in measures().values():
+        formula = m.formula.replace("|", "\\|")
+        assert f"| `{m.name}` | {m.title} | {formula} | {m.reference or 'none'} | {m.meaning} | {m.source} |" in page
+    listed = {line.split("`")[1] for line in page.splitlines() if line.startswith("| `")}
+    assert listed == set(measures())
