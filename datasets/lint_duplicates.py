@@ -9,6 +9,10 @@ from numpy.typing import NDArray
 
 from offbench.datasets.columns import Array
 from offbench.datasets.lint_checks import Hit, View, check, counted
+from offbench.datasets.lint_findings import Severity
+
+# Copies of a row from which on the environment, not the logger, repeats itself.
+RECURRING = 4
 
 
 @check(
@@ -31,7 +35,8 @@ def duplicate_episodes(view: View) -> Iterator[Hit]:
 @check(
     "duplicate-rows",
     "warning",
-    finds="a row equals an earlier one in observation, action and reward, outside of copied episodes",
+    finds="a row equals an earlier one in observation, action and reward, outside of copied episodes "
+    "(a note where it recurs often)",
     why="a logger that repeats rows, or files that were joined twice, put wrong steps between the real ones",
     fix="drop the copies and check the episodes around them",
     known="joined log files",
@@ -42,8 +47,18 @@ def duplicate_rows(view: View) -> Iterator[Hit]:
     rows, episodes = _copies(view)
     if len(episodes):
         rows = rows[~np.isin(view.dataset.episode_ids[rows], episodes)]
-    if len(rows):
-        yield Hit(f"{counted(len(rows), 'row')} equal to an earlier one", rows, view.episodes_of(rows))
+    # A logger or a join repeats a row once or twice; what comes again and again is a state of the simulator, such as
+    # standing still at a wall and the steps that follow from it.
+    _, inverse, counts = np.unique(view.hashes[rows], return_inverse=True, return_counts=True)
+    recurring = counts[inverse] >= RECURRING
+    readings: list[tuple[Array, Severity | None, str]] = [
+        (rows[~recurring], None, ""),
+        (rows[recurring], "note", f", {RECURRING} times and more: states to which the environment returns"),
+    ]
+    for found, severity, reading in readings:
+        if len(found):
+            text = f"{counted(len(found), 'row')} equal to an earlier one{reading}"
+            yield Hit(text, found, view.episodes_of(found), severity=severity)
 
 
 def _copies(view: View) -> tuple[Array, Array]:

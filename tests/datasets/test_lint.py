@@ -319,6 +319,29 @@ def test_duplicate_rows(columns: Columns) -> None:
     assert (finding.rows, finding.episodes) == ((42, 1951), (0, 19))
 
 
+def test_a_state_that_recurs_is_the_environments() -> None:
+    """A car at rest against a wall, again and again, is no copy by the logger; a row that is there twice is."""
+    rng = np.random.default_rng(0)
+    states = rng.standard_normal((2000, 2)).astype(np.float32)
+    states[100::200] = [-1.2, 0.0]
+    states[701] = states[700 - 59]
+    report = lint(
+        {
+            "observations": states,
+            "actions": np.zeros(2000, np.int64),
+            "rewards": -np.ones(2000, np.float32),
+            "terminated": np.arange(2000) % 200 == 199,
+            "truncated": np.zeros(2000, bool),
+        },
+        action_space=spaces.Discrete(2),
+        reference=None,
+        environment=None,
+    )
+    warning, note = (finding for finding in report.findings if finding.check == "duplicate-rows")
+    assert (warning.severity, warning.rows) == ("warning", (701,))
+    assert (note.severity, note.count) == ("note", 9)
+
+
 def test_states_of_a_grid_repeat_by_nature() -> None:
     rng = np.random.default_rng(0)
     states = rng.integers(0, 3, (2000, 2)).astype(np.float32)
