@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from offbench.analysis.quality_neighbours import nearest, squared_distances
 from offbench.analysis.quality_registry import measure
-from offbench.analysis.quality_view import Float, NotMeasurableError, View, encoded_actions, rows_at
+from offbench.analysis.quality_view import Float, NotMeasurableError, View, encoded_actions, states_at
 
 _BELKHALE = "Belkhale, Cui, Sadigh 2023, arXiv 2306.02437"
 _COST = "quadratic in the sample (4,000 rows)"
@@ -63,7 +63,7 @@ def _transition_variance(view: View) -> float:
         following = data.next_observations_override[view.sample].reshape(len(view.sample), -1)
     else:
         following = data.observations[data.next_frame_index[view.sample]].reshape(len(view.sample), -1)
-    change = following.astype(np.float64) - rows_at(data, view.sample, actions=False).astype(np.float64)
+    change = following.astype(np.float64) - states_at(data, view.sample)
     change = change[valid]
     if len(change) < 2:
         raise NotMeasurableError("next observations are not known")

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from offbench.analysis.quality_bins import Bins
 from offbench.analysis.quality_counting import Count, count_distinct
 from offbench.analysis.quality_registry import measure
-from offbench.analysis.quality_view import NotMeasurableError, View, encoded_actions
+from offbench.analysis.quality_view import NotMeasurableError, View, encoded_actions, states_at
 from offbench.datasets import Dataset
 
 _PAPER = "Schweighofer et al. 2022, arXiv 2111.04714"
@@ -142,7 +142,7 @@ def _standardized_chunks(view: View, dataset: Dataset) -> Iterator[NDArray[np.fl
     step = max(1, (1 << 20) // max(1, width))
     for start in range(0, total, step):
         rows = np.arange(start, min(start + step, total))
-        states = dataset.observations[dataset.frame_index[rows]].reshape(len(rows), -1).astype(np.float64)
+        states = states_at(dataset, rows)
         pairs = np.concatenate([states, encoded_actions(dataset, rows)], axis=1)
         yield view.scale.apply(pairs, actions=True)
 

@@ -15,7 +15,6 @@ from offbench.analysis.quality_settings import QualitySettings
 from offbench.datasets import Dataset
 
 Float = NDArray[np.float64]
-Progress = Callable[[int, int], None]
 
 
 class NotMeasurableError(Exception):
@@ -36,18 +35,17 @@ def episode_returns(dataset: Dataset, discount: float = 1.0, partial_episodes: s
     return np.asarray(returns if partial_episodes == "keep" else returns[dataset.episode_complete])
 
 
-def row_chunks(dataset: Dataset, rows: int | None = None, *, actions: bool = True) -> Iterator[NDArray[Any]]:
+def row_chunks(dataset: Dataset, rows: int | None = None) -> Iterator[Float]:
     """Yield [n, D] float64 arrays of observations (flattened) beside actions, in order; mapped files stay on disk.
 
     Columns are contiguous, as `Bins` wants them, and a chunk is one of its blocks.
 
     Args:
         rows: only the first so many transitions.
-        actions: False for observations alone.
     """
     total = len(dataset) if rows is None else min(rows, len(dataset))
     states = int(np.prod(dataset.observations.shape[1:]))
-    width = states + (int(np.prod(dataset.actions.shape[1:])) if actions else 0)
+    width = states + int(np.prod(dataset.actions.shape[1:]))
     step = max(1, BLOCK_VALUES // max(1, width))
     for start in range(0, total, step):
         stop = min(start + step, total)
@@ -57,17 +55,13 @@ def row_chunks(dataset: Dataset, rows: int | None = None, *, actions: bool = Tru
         whole = last - first == len(frames)  # no episode's last frame lies between
         seen = dataset.observations[first:last] if whole else dataset.observations[frames]
         table[:states] = seen.reshape(len(frames), -1).T
-        if actions:
-            table[states:] = dataset.actions[start:stop].reshape(len(frames), -1).T
+        table[states:] = dataset.actions[start:stop].reshape(len(frames), -1).T
         yield table.T
 
 
-def rows_at(dataset: Dataset, rows: NDArray[np.int64], *, actions: bool = True) -> NDArray[Any]:
-    """Return [n, D], observations (flattened) beside actions of some transitions."""
-    states = dataset.observations[dataset.frame_index[rows]].reshape(len(rows), -1)
-    if not actions:
-        return states
-    return np.concatenate([states, dataset.actions[rows].reshape(len(rows), -1)], axis=1)
+def states_at(dataset: Dataset, rows: NDArray[np.int64]) -> Float:
+    """Return [n, S] float64, the flattened observations of some transitions."""
+    return dataset.observations[dataset.frame_index[rows]].reshape(len(rows), -1).astype(np.float64)
 
 
 def sample_rows(dataset: Dataset, count: int, seed: int) -> NDArray[np.int64]:
@@ -96,7 +90,7 @@ class Scale:
         states, pairs = [], []
         for dataset in datasets:
             rows = sample_rows(dataset, settings.sample, settings.seed)
-            frame = rows_at(dataset, rows, actions=False).astype(np.float64)
+            frame = states_at(dataset, rows)
             states.append(frame)
             pairs.append(np.concatenate([frame, encoded_actions(dataset, rows)], axis=1))
         if len({pair.shape[1] for pair in pairs}) != 1:
@@ -178,17 +172,16 @@ class View:
 
     # -- cells -------------------------------------------------------------------------------------
 
-    def count(self, dataset: Dataset, bins: Bins, *, actions: bool = True) -> Count:
+    def count(self, dataset: Dataset, bins: Bins) -> Count:
         """Count the cells of `bins` that a dataset occupies, with the settings' rows."""
-        chunks = self.chunks(dataset, actions=actions)
         settings = self.settings
-        keys = (bins.keys(chunk) for chunk in chunks)
+        keys = (bins.keys(chunk) for chunk in self.chunks(dataset))
         return count_distinct(keys, exact_limit=settings.exact_limit, precision=settings.precision)
 
-    def chunks(self, dataset: Dataset, *, actions: bool = True) -> Iterator[NDArray[Any]]:
+    def chunks(self, dataset: Dataset) -> Iterator[Float]:
         """The rows that are counted: those of the data, and the row of zeros if the settings ask for it."""
         width = 0
-        for chunk in row_chunks(dataset, self.settings.first_rows, actions=actions):
+        for chunk in row_chunks(dataset, self.settings.first_rows):
             width = chunk.shape[1]
             yield chunk
         if self.settings.zero_row:
@@ -259,7 +252,7 @@ class View:
     @cached_property
     def states(self) -> Float:
         """[n, S] sampled states in standard deviations of the pool."""
-        rows = rows_at(self.dataset, self.sample, actions=False).astype(np.float64)
+        rows = states_at(self.dataset, self.sample)
         return self.scale.apply(rows, actions=False)
 
     @cached_property
@@ -270,6 +263,6 @@ class View:
     def standardized(self, dataset: Dataset) -> Float:
         """[n, S + A] sampled pairs of a dataset in standard deviations of the pool."""
         rows = sample_rows(dataset, self.settings.sample, self.settings.seed)
-        states = rows_at(dataset, rows, actions=False).astype(np.float64)
+        states = states_at(dataset, rows)
         pairs = np.concatenate([states, encoded_actions(dataset, rows)], axis=1)
         return self.scale.apply(pairs, actions=True)

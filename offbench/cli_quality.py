@@ -12,7 +12,7 @@ import typer
 
 from offbench.cli_data import build_datasets
 from offbench.cli_output import err, examples, out, print_json, print_table, print_text, say, show
-from offbench.errors import SpecError, StorageError
+from offbench.errors import DatasetError, SpecError, StorageError
 
 if TYPE_CHECKING:
     from offbench.analysis.quality import QualityReference, QualityTable
@@ -122,7 +122,12 @@ def _reference(
             "measure the datasets of one environment at a time",
         )
     replay_id, random_id = _usual(first)
-    replay = _load(reference, known) if reference else _load(replay_id, known) if replay_id else None
+    replay = _load(reference, known) if reference else None
+    if replay is None and replay_id is not None:
+        try:
+            replay = _load(replay_id, known)
+        except DatasetError as error:  # nobody asked for it: what needs no reference is measured all the same
+            say(f"no reference for SACo: {error.what}; give --reference", "yellow")
     lowest = None
     if random or (random_id and minimum is None):
         lowest = _load(random or str(random_id), known)
