@@ -36,6 +36,7 @@ QUICK = (
     "cli_data_fetch",
     "cli_data_files",
     "cli_lookup",
+    "cli_quality",
     "cli_report",
     "cli_output",
     "api",
