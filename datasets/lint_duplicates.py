@@ -51,6 +51,11 @@ def duplicate_rows(view: View) -> Iterator[Hit]:
     # standing still at a wall and the steps that follow from it.
     _, inverse, counts = np.unique(view.hashes[rows], return_inverse=True, return_counts=True)
     recurring = counts[inverse] >= RECURRING
+    ids = view.dataset.episode_ids[rows]
+    begins = np.flatnonzero(np.append(True, (np.diff(rows) != 1) | (np.diff(ids) != 0))[: len(rows)])
+    before = np.cumsum(recurring)
+    lengths = np.diff(begins, append=len(rows))
+    recurring |= before > np.repeat(before[begins] - recurring[begins], lengths)  # from the first one of a run on
     readings: list[tuple[Array, Severity | None, str]] = [
         (rows[~recurring], None, ""),
         (rows[recurring], "note", f", {RECURRING} times and more: states to which the environment returns"),

@@ -324,7 +324,7 @@ def test_a_state_that_recurs_is_the_environments() -> None:
     rng = np.random.default_rng(0)
     states = rng.standard_normal((2000, 2)).astype(np.float32)
     states[100::200] = [-1.2, 0.0]
-    states[701] = states[700 - 59]
+    states[751] = states[641]
     report = lint(
         {
             "observations": states,
@@ -338,7 +338,7 @@ def test_a_state_that_recurs_is_the_environments() -> None:
         environment=None,
     )
     warning, note = (finding for finding in report.findings if finding.check == "duplicate-rows")
-    assert (warning.severity, warning.rows) == ("warning", (701,))
+    assert (warning.severity, warning.rows) == ("warning", (751,))
     assert (note.severity, note.count) == ("note", 9)
 
 
