@@ -17,8 +17,11 @@ from offbench.errors import OffbenchError
 
 # Extra -> what it is for, and the modules that show that it is there.
 EXTRAS: dict[str, tuple[str, tuple[str, ...]]] = {
-    "mujoco": ("the Hopper datasets and evaluation in MuJoCo environments", ("mujoco",)),
-    "generate": ("training the behaviour policies of the built-in datasets anew", ("stable_baselines3",)),
+    "mujoco": ("the MuJoCo datasets and evaluation in MuJoCo environments", ("mujoco",)),
+    "minigrid": ("the MiniGrid datasets and evaluation there", ("minigrid",)),
+    "minatar": ("evaluation in MinAtar environments", ("minatar",)),
+    "robotics": ("the PointMaze datasets and evaluation there", ("gymnasium_robotics",)),
+    "rliable": ("computing a report with the reference implementation", ("rliable",)),
     "hub": ("downloading Minari datasets by id", ("huggingface_hub",)),
 }
 # Environment -> the extra that brings it ("" for those that come with Gymnasium).
