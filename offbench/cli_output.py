@@ -101,10 +101,9 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[Any]], *, number
         right = (numbers and index > 0) or (rows and all(isinstance(row[index], (int, float)) for row in rows))
         table.add_column(column, justify="right" if right else "left", overflow="fold")
     cells = [[cell if isinstance(cell, Text) else Text(show(cell)) for cell in row] for row in rows]
-    for column, width in zip(
-        table.columns, _widths([[Text(name) for name in columns], *cells], console.width), strict=True
-    ):
-        column.width = width
+    widths = _widths([[Text(name) for name in columns], *cells], console.width)
+    for made, width in zip(table.columns, widths, strict=True):
+        made.width = width
     for row in cells:
         table.add_row(*row)
     console.print(table)
