@@ -29,7 +29,7 @@ SWITCHES = {
 
 @pytest.mark.parametrize("name", algorithm_names())
 def test_every_algorithm_keeps_its_promises(name: str) -> None:
-    checks = list(check_algorithm(get_algorithm(name), updates=UPDATES.get(name, 200)))
+    checks = list(check_algorithm(get_algorithm(name), updates=UPDATES.get(name, 100)))
     assert [check for check in checks if not check.passed] == []
     kinds = len(get_algorithm(name).requires.actions)
     assert len(checks) == kinds * len(CHECKS)
