@@ -60,8 +60,9 @@ def report(
     ] = "not-worse",
     spread: Annotated[str, typer.Option("--spread", help="What follows a mean: std, se or interval.")] = "std",
     method: Annotated[
-        str, typer.Option("--method", help="Of aggregates' intervals: calibrated, t, percentile, ...")
-    ] = "calibrated",
+        str | None,
+        typer.Option("--method", help="Of aggregates' intervals: calibrated (rliable: percentile), t, basic, bca ..."),
+    ] = None,
     engine: Annotated[
         str, typer.Option("--engine", help="offbench, or rliable: aggregates by the reference itself (an extra).")
     ] = "offbench",
@@ -89,6 +90,7 @@ def report(
     Scores of runs are the means of their final evaluation; the seed is the unit of replication. Captions say the
     protocol, the interval method, the bold rule and what could mislead.
     """
+    method = method or ("percentile" if engine == "rliable" else "calibrated")
     kinds = tuple(part.strip() for part in formats.split(",") if part.strip())
     _check(
         {
