@@ -11,7 +11,7 @@ from offbench.analysis import RETURN, SCORE, ScoreTable
 
 MISSING = "–"
 METHOD_TITLES = {
-    "calibrated": "calibrated interval over seeds (Student t with standard errors and degrees of freedom for few seeds)",
+    "calibrated": "calibrated interval over seeds (Student t, errors and degrees of freedom made for few seeds)",
     "t": "stratified Student-t interval over seeds",
     "percentile": "percentile stratified bootstrap interval over seeds (too narrow with few seeds)",
     "basic": "basic stratified bootstrap interval over seeds (too narrow with few seeds)",
