@@ -30,6 +30,7 @@ CORE_COLUMNS = (
     "episode_starts",
     "last_known",
     "next_observations_override",
+    "next_known",
     "costs",
     "goals",
     "log_probs",
@@ -65,6 +66,7 @@ class Dataset:
         environment: Gymnasium id that evaluates a policy for this dataset, e.g. "Hopper-v4".
         reference: what normalized scores mean for this dataset, if known.
         next_observations_override: [N, *obs_shape]; explicit next observations that differ from the frames.
+        next_known: [N] bool, the rows of the override that are known; None if all are. Only with an override.
         costs, log_probs: [N] float32. goals: [N, ...].
         infos: further columns [N, ...] by name; not part of the fingerprint.
         sampling_weights: [N] float64, probability of drawing each transition; sums to 1.
@@ -87,6 +89,7 @@ class Dataset:
     provenance: Provenance = field(default_factory=lambda: Provenance("arrays"))
     name: str = "arrays"
     next_observations_override: Array | None = None
+    next_known: Array | None = None
     costs: Array | None = None
     goals: Array | None = None
     log_probs: Array | None = None
@@ -118,6 +121,12 @@ class Dataset:
                 "next_observations", self.next_observations_override, rows, "transition"
             )
             clean["next_observations_override"] = columns.owned(override, clean["observations"].dtype)
+        if self.next_known is not None:
+            if self.next_observations_override is None:
+                raise DatasetError("next_known is given without next_observations_override", "", "give both or neither")
+            known = columns.flags("next_known", self.next_known)
+            columns.require_length("next_known", known, rows, "transition")
+            clean["next_known"] = None if known.all() else known
         for name in ("costs", "goals", "log_probs"):
             if getattr(self, name) is not None:
                 values = columns.numeric(name, getattr(self, name))
@@ -307,6 +316,8 @@ class Dataset:
     @cached_property
     def next_valid(self) -> Array:
         """[N] bool, s_{t+1} is known."""
+        if self.next_known is not None:
+            return self.next_known
         if self.next_observations_override is not None:
             return freeze(np.ones(self.num_transitions, dtype=np.bool_))
         return self._next_frame_known
@@ -368,6 +379,8 @@ class Dataset:
         for name in changes:
             if name not in known:
                 raise UnknownNameError("dataset column", name, known)
+        if changes.get("next_observations_override", 0) is None:
+            changes.setdefault("next_known", None)
         if LABELS.issuperset(changes):
             # No column changes, so none is checked again and what was computed from them stays true.
             relabelled = object.__new__(type(self))

@@ -24,8 +24,14 @@ NEVER: dict[str, set[str]] = {
     "analysis": {"torch", "matplotlib"},
     "reports": {"torch"},
 }
-# Train the behaviour policies that are shipped, or a replay buffer that must be made anew.
-EXCEPT = {"datasets/train_*.py": {"torch"}}
+# Train the behaviour policies that are shipped, or a replay buffer that must be made anew; transforms and measures
+# that fit a model.
+EXCEPT = {
+    "datasets/train_*.py": {"torch"},
+    "datasets/transforms/density_ratio.py": {"torch"},
+    "datasets/transforms/action_free*.py": {"torch"},
+    "analysis/quality_learned.py": {"torch"},
+}
 # Files that are read when `import offbench` or `offbench --help` runs: heavy packages only inside functions.
 QUICK = (
     "__init__",

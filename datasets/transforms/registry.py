@@ -1,0 +1,40 @@
+"""The transforms by name: the built-in ones and those of other packages."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.metadata import entry_points
+
+from offbench.datasets.transforms.base import Transform
+from offbench.errors import SpecError, UnknownNameError
+
+# name -> module:class inside this package, in the order of `offbench data transforms`. Modules are imported when a
+# transform is used.
+_BUILTIN: dict[str, str] = {}
+_GROUP = "offbench.transforms"
+
+
+def transform_names() -> list[str]:
+    """Names of all transforms: the built-in ones in order, then those of other packages."""
+    return [*_BUILTIN, *sorted({entry.name for entry in entry_points(group=_GROUP)} - _BUILTIN.keys())]
+
+
+def get_transform(name: str) -> type[Transform]:
+    """The transform called `name`.
+
+    Other packages add transforms through the entry-point group "offbench.transforms".
+
+    Raises:
+        UnknownNameError: there is none.
+        SpecError: an entry point of that name does not lead to a Transform.
+    """
+    if name in _BUILTIN:
+        module, _, attribute = _BUILTIN[name].partition(":")
+        return getattr(import_module(f"offbench.datasets.transforms.{module}"), attribute)
+    for entry in entry_points(group=_GROUP):
+        if entry.name == name:
+            transform = entry.load()
+            if not (isinstance(transform, type) and issubclass(transform, Transform)):
+                raise SpecError(f"the entry point {name!r} ({entry.value}) is not an offbench Transform")
+            return transform
+    raise UnknownNameError("transform", name, transform_names())
