@@ -6,6 +6,7 @@ import numpy as np
 
 from offbench.analysis.quality_registry import measure
 from offbench.analysis.quality_view import Float, NotMeasurableError, View
+from offbench.datasets.returns import positive_sided_variance, relative_positive_sided_variance
 
 _PAPER = "Schweighofer et al. 2022, arXiv 2111.04714"
 _HONG = "Hong et al. 2023, arXiv 2306.13085"
@@ -21,11 +22,6 @@ def trajectory_quality(returns: Float, minimum: float, maximum: float) -> float:
     if not maximum > minimum:
         raise NotMeasurableError(f"the maximum return {maximum:g} is not above the minimum {minimum:g}")
     return float((returns.mean() - minimum) / (maximum - minimum))
-
-
-def positive_sided_variance(returns: Float) -> float:
-    """Return E[max(G - E[G], 0)^2] over trajectories (Hong et al. 2023, section 3)."""
-    return float(np.mean(np.maximum(returns - returns.mean(), 0.0) ** 2))
 
 
 def estimated_return_improvement(returns: Float) -> float:
@@ -81,8 +77,7 @@ def _psv(view: View) -> float:
     meaning="as PSV, without a unit: at most 4/27, at a third of excellent episodes",
 )
 def _rpsv(view: View) -> float:
-    spread = np.ptp(view.returns)
-    return positive_sided_variance((view.returns - view.returns.min()) / spread) if spread > 0 else 0.0
+    return relative_positive_sided_variance(view.returns)
 
 
 @measure(

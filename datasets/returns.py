@@ -1,4 +1,4 @@
-"""Returns-to-go: the discounted sum of the rewards from a transition to the end of its episode."""
+"""Returns-to-go, the discounted reward sums from a transition on, and the positive-sided variance of returns."""
 
 from __future__ import annotations
 
@@ -25,3 +25,14 @@ def returns_to_go(rewards: Array, episode_starts: Array, discount: float) -> Arr
         rows = starts[: running[step + 1]] + step
         result[rows] += discount * result[rows + 1]
     return result
+
+
+def positive_sided_variance(returns: Array) -> float:
+    """Return PSV, E[max(G - E[G], 0)^2] of returns [K] (Hong et al. 2023, arXiv 2306.13085, section 3)."""
+    return float(np.mean(np.maximum(returns - returns.mean(), 0.0) ** 2))
+
+
+def relative_positive_sided_variance(returns: Array) -> float:
+    """Return RPSV, the PSV of returns [K] scaled to [0, 1]; 0 if all are equal. At most 4/27."""
+    spread = np.ptp(returns)
+    return positive_sided_variance((returns - returns.min()) / spread) if spread > 0 else 0.0

@@ -17,12 +17,12 @@ from offbench.analysis.quality import measure_datasets, paper_reference
 from offbench.analysis.quality_registry import Measure, measures, select_measures
 from offbench.analysis.quality_returns import (
     estimated_return_improvement,
-    positive_sided_variance,
     trajectory_quality,
 )
 from offbench.analysis.quality_settings import PRESETS, QualitySettings, preset_for
 from offbench.analysis.quality_view import NotMeasurableError, QualityReference, episode_returns
 from offbench.datasets import Dataset
+from offbench.datasets.returns import positive_sided_variance
 from offbench.errors import SpecError, UnknownNameError
 
 OWN = QualitySettings(bounds="own")
