@@ -48,7 +48,8 @@ def load_dataset(id_or_path: str | Path, **options: Any) -> Dataset:
         options: for paths `format` and those of the format's reader; for ids those of its reader (environment,
             reference, horizon, action_space, observation_space, name, ...) and `split` ("train" or "validation")
             where the collection has both; for recipes force and progress. A reference may be a mapping of its fields
-            and a space its JSON description, as written in a suite file.
+            and a space its JSON description, as written in a suite file. `transforms` are applied in order to what
+            was read, see `offbench.datasets.transforms.apply_transforms`.
 
     A Minari dataset whose environment was made with arguments (a maze, subtasks) has no environment to evaluate in,
     since the plain id gives another task; the arguments are in its provenance. `environment=` overrides this.
@@ -59,13 +60,19 @@ def load_dataset(id_or_path: str | Path, **options: Any) -> Dataset:
     Raises:
         UnknownNameError: no dataset of that id; the message names near ones.
         SpecError: an option that this kind of dataset does not take.
-        DatasetError: the data are missing, cannot be downloaded, or are damaged.
+        DatasetError: the data are missing, cannot be downloaded, or are damaged, or a transform does not apply.
     """
+    from offbench.datasets.transforms import apply_transforms, parse_transform
+
+    # Read before the data, which may take long to load.
+    transforms = [parse_transform(entry) for entry in options.pop("transforms", None) or ()]
     options = {name: _plain_option(name, value) for name, value in options.items() if value is not None}
     dataset = _load(id_or_path, dict(options))
     if "environment" not in options:
         dataset = _without_another_task(dataset)
-    return dataset if "reference" in options else _with_usable_reference(dataset)
+    if "reference" not in options:
+        dataset = _with_usable_reference(dataset)
+    return apply_transforms(dataset, transforms)
 
 
 def find_entry(id_or_path: str | Path) -> DatasetEntry | None:

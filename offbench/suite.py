@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
 
+from offbench.datasets.transforms.pipeline import describe_transform, parse_transform, transform_call
 from offbench.errors import IncompatibleError, SpecError
 from offbench.runs import DatasetSpec, RunSpec
 from offbench.storage import storage_errors
@@ -86,12 +88,31 @@ class DatasetRef(_Strict):
         label: name in tables; default the id, or the file's stem.
         environment: Gymnasium id to evaluate in instead of the dataset's own; "none" trains without evaluation.
         options: further arguments of `load_dataset`.
+        transforms: applied in order, each `corrupt(target=rewards, rate=0.3)` or {corrupt: {target: rewards}}. With
+            `seed: run` a transform is drawn anew for every seed of the suite, as RIQL does; such seeds learn from
+            different data and are trained one by one. A number is one draw for all seeds.
     """
 
     id: str
     label: str | None = None
     environment: str | None = None
     options: dict[str, Any] = Field(default_factory=dict)
+    transforms: list[str | dict[str, Any]] = Field(default_factory=list)
+
+    def transforms_of(self, seed: int) -> list[dict[str, dict[str, Any]]]:
+        """The transforms as mappings, with the run's seed where they ask for it."""
+        resolved = []
+        for entry in self.transforms:
+            name, parameters = transform_call(entry)
+            if parameters.get("seed") == "run":
+                parameters["seed"] = seed
+            resolved.append({name: parameters})
+        return resolved
+
+    @property
+    def redrawn(self) -> bool:
+        """Whether a transform depends on the run's seed."""
+        return any(transform_call(entry)[1].get("seed") == "run" for entry in self.transforms)
 
 
 class AlgorithmRef(_Strict):
@@ -224,18 +245,29 @@ class Suite(_Strict):
         runs: list[RunSpec] = []
         skipped: list[str] = []
         problems: list[IncompatibleError] = []
+        named: dict[str, tuple[int, str]] = {}
         for index, reference in enumerate(self.datasets):
-            with at(f"datasets[{index}]"):
-                dataset, spec = _load(reference)
-                known_as = dataset.name if Path(reference.id).exists() else reference.id
-            for number, algorithm in enumerate(classes):
-                try:
-                    runs.extend(self._cell(number, algorithm, dataset, spec, known_as))
-                except IncompatibleError as error:
-                    if self.skip_incompatible:
-                        skipped.append(f"{self.algorithms[number].title} on {spec.name}: {error.why or error.what}")
-                    else:
-                        problems.append(error)
+            # Data that are drawn anew for every seed are resolved seed by seed.
+            draws = [[seed] for seed in self.seeds] if reference.redrawn else [self.seeds]
+            for seeds in draws:
+                with at(f"datasets[{index}]"):
+                    dataset, spec = _load(reference, seeds[0])
+                    first, fingerprint = named.setdefault(spec.name, (index, spec.fingerprint))
+                    if first != index and fingerprint != spec.fingerprint:
+                        raise SpecError(
+                            f"datasets[{first}] has the same name {spec.name!r} and other data",
+                            "tables would mix them up",
+                            "give each a `label`",
+                        )
+                    known_as = dataset.name if Path(reference.id).exists() else reference.id
+                for number, algorithm in enumerate(classes):
+                    try:
+                        runs.extend(self._cell(number, algorithm, dataset, spec, known_as, seeds))
+                    except IncompatibleError as error:
+                        if self.skip_incompatible:
+                            skipped.append(f"{self.algorithms[number].title} on {spec.name}: {error.why or error.what}")
+                        else:
+                            problems.append(error)
         if problems:
             first = problems[0]
             more = f"; {len(problems) - 1} more cells do not fit" if len(problems) > 1 else ""
@@ -247,7 +279,7 @@ class Suite(_Strict):
         if not runs:
             raise IncompatibleError("no algorithm of the suite fits any of its datasets", "; ".join(skipped))
         _require_distinct_runs(runs)
-        return Plan(tuple(runs), tuple(skipped))
+        return Plan(tuple(runs), tuple(dict.fromkeys(skipped)))
 
     def _algorithm_class(self, index: int) -> type[Algorithm]:
         from offbench.algorithms import get_algorithm
@@ -276,7 +308,13 @@ class Suite(_Strict):
             labels[reference.title] = index
 
     def _cell(
-        self, number: int, algorithm: type[Algorithm], dataset: Dataset, spec: DatasetSpec, known_as: str
+        self,
+        number: int,
+        algorithm: type[Algorithm],
+        dataset: Dataset,
+        spec: DatasetSpec,
+        known_as: str,
+        seeds: Sequence[int],
     ) -> list[RunSpec]:
         """The runs of one algorithm on one dataset; `known_as` is the id that presets are looked up by."""
         from offbench.algorithms import resolve_config
@@ -304,33 +342,44 @@ class Suite(_Strict):
                 seed=seed,
                 config_source=dict(source),
             )
-            for seed in self.seeds
+            for seed in seeds
         ]
 
 
-def _load(reference: DatasetRef) -> tuple[Dataset, DatasetSpec]:
+def _load(reference: DatasetRef, seed: int) -> tuple[Dataset, DatasetSpec]:
+    """The dataset of a run with this seed, and what its spec says about it."""
     from offbench.datasets import load_dataset
     from offbench.evaluation import check_environment
 
     path = Path(reference.id)
     source = str(path.resolve()) if path.exists() else reference.id
-    dataset = load_dataset(source, **reference.options)
+    options = dict(reference.options)
+    if reference.transforms:
+        options["transforms"] = [*options.get("transforms", ()), *reference.transforms_of(seed)]
+    dataset = load_dataset(source, **options)
     environment = reference.environment or dataset.environment
     if environment is not None and environment.lower() == "none":
         environment = None
     if environment is not None:
         check_environment(dataset, environment)
+    # What a transform measured is a result, which may differ in the last digits between machines.
     transforms = tuple(
-        {"name": record.name, "parameters": dict(record.parameters), "seed": record.seed}
+        {
+            "name": record.name,
+            "parameters": {name: value for name, value in record.parameters.items() if name != "measured"},
+            "seed": record.seed,
+        }
         for record in dataset.provenance.transforms
     )
-    name = reference.label or (dataset.name if path.exists() else reference.id)
+    known_as = dataset.name if path.exists() else reference.id
+    applied = [describe_transform(parse_transform(entry), seed=False) for entry in options.get("transforms", ())]
+    name = reference.label or " + ".join([known_as, *applied])
     spec = DatasetSpec(
         name=name,
         source=source,
         fingerprint=dataset.fingerprint,
         environment=environment,
-        options=reference.options,
+        options=options,
         transforms=transforms,
         reference=_usable_reference(dataset, environment),
     )
