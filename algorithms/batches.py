@@ -29,20 +29,22 @@ class Preprocessing:
 
     Attributes:
         observations: "standardize" subtracts the mean of the dataset's observations and divides by their standard
-            deviation plus 1e-3 (TD3+BC, Fujimoto and Gu 2021); "none" leaves them.
+            deviation plus 1e-3 (TD3+BC, Fujimoto and Gu 2021); "standardize_transitions" takes both over the
+            observations and the next observations together (RIQL, Yang et al. 2024; it matters where next observations
+            are corrupted); "none" leaves them.
         rewards: "return_range" multiplies rewards by 1000 / (largest - smallest episode return) (IQL's locomotion
             setting, Kostrikov et al. 2021); "none" leaves them.
         reward_scale, reward_shift: applied afterwards, r * scale + shift.
     """
 
-    observations: Literal["standardize", "none"] = "standardize"
+    observations: Literal["standardize", "standardize_transitions", "none"] = "standardize"
     rewards: Literal["return_range", "none"] = "none"
     reward_scale: float = 1.0
     reward_shift: float = 0.0
 
     def __post_init__(self) -> None:
         for field, allowed in (
-            ("observations", ("standardize", "none")),
+            ("observations", ("standardize", "standardize_transitions", "none")),
             ("rewards", ("return_range", "none")),
         ):
             if getattr(self, field) not in allowed:
@@ -82,14 +84,27 @@ class Normalizer:
         return cls(tensors["normalizer.mean"], tensors["normalizer.scale"])
 
     @classmethod
-    def fit(cls, observations: np.ndarray, mode: str) -> Normalizer:
-        """From flattened observations [N, size], in float64 whatever their dtype."""
-        size = observations.shape[1]
+    def fit(cls, dataset: Dataset, mode: str) -> Normalizer:
+        """From a dataset's flattened observations, in float64 whatever their dtype; see `Preprocessing`."""
+        frames = dataset.observations.reshape(len(dataset.observations), -1)
+        size = frames.shape[1]
         if mode == "none":
             return cls(torch.zeros(size), torch.ones(size))
-        mean = observations.mean(0, dtype=np.float64)
-        scale = observations.std(0, dtype=np.float64) + 1e-3
+        # Statistics over what is acted on: the observations at which an action was taken.
+        values = frames[dataset.frame_index]
+        if mode == "standardize_transitions":
+            values = np.concatenate([values, _next_observations(dataset, np.flatnonzero(dataset.next_valid))])
+        mean = values.mean(0, dtype=np.float64)
+        scale = values.std(0, dtype=np.float64) + 1e-3
         return cls(torch.from_numpy(mean.astype(np.float32)), torch.from_numpy(scale.astype(np.float32)))
+
+
+def _next_observations(dataset: Dataset, rows: np.ndarray) -> np.ndarray:
+    """The flattened next observations [len(rows), size] of transitions; a placeholder where s' is not known."""
+    override = dataset.next_observations_override
+    if override is not None:
+        return override[rows].reshape(len(rows), -1)
+    return dataset.observations.reshape(len(dataset.observations), -1)[dataset.next_frame_index[rows]]
 
 
 def reward_affine(dataset: Dataset, preprocessing: Preprocessing) -> tuple[float, float]:
@@ -167,8 +182,7 @@ class TransitionBuffer:
         if not len(kept):
             raise DatasetError(f"{dataset.name} has no transition that the algorithm can use")
         frames = dataset.observations.reshape(len(dataset.observations), -1)
-        # Statistics over what is acted on: the observations at which an action was taken.
-        normalizer = Normalizer.fit(frames[dataset.frame_index], preprocessing.observations)
+        normalizer = Normalizer.fit(dataset, preprocessing.observations)
         scale, shift = reward_affine(dataset, preprocessing)
 
         self._action_columns = 1 if space.discrete else space.action_size
@@ -178,16 +192,11 @@ class TransitionBuffer:
         rows = np.empty((len(kept), 2 * size + self._action_columns + extra + 2), np.float32)
         mean, spread = normalizer.mean.numpy(), normalizer.scale.numpy()
         # Frames are normalized once in blocks, so that no second full-size copy of the observations is held.
-        override = dataset.next_observations_override
         for start in range(0, len(kept), 262_144):
             part = kept[start : start + 262_144]
             block = rows[start : start + len(part)]
             block[:, :size] = (frames[dataset.frame_index[part]] - mean) / spread
-            if override is not None:
-                following = override[part].reshape(len(part), -1)
-            else:
-                following = frames[dataset.next_frame_index[part]]
-            block[:, end : end + size] = (following - mean) / spread
+            block[:, end : end + size] = (_next_observations(dataset, part) - mean) / spread
         rows[:, size:end] = self._unit_actions(dataset.actions[kept])
         if self._with_next_actions:
             # Where the episode terminated, s' has no action: the row's own one stands in, and 1-d masks it.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -69,7 +69,7 @@ class IQL(Algorithm):
     name = "iql"
     title = "IQL"
     paper = "Kostrikov et al., Offline Reinforcement Learning with Implicit Q-Learning, ICLR 2022, arXiv 2110.06169"
-    config_class = IQLConfig
+    config_class: ClassVar[type[IQLConfig]] = IQLConfig
     requires = Requires()
     config: IQLConfig
 
@@ -77,7 +77,7 @@ class IQL(Algorithm):
         observation, action, hidden = self.space.observation_size, self.space.action_size, self.config.hidden
         critic = (observation, *hidden, action) if self.space.discrete else (observation + action, *hidden, 1)
         self.value = self.network("value", (observation, *hidden, 1))
-        self.critic, self.target_critic = self.network("critic", critic, members=2, target=True)
+        self.critic, self.target_critic = self.network("critic", critic, target=True, **self.critic_options())
         self.actor = self.network("actor", (observation, *hidden, action))
         policy = [self.actor.flat]
         self.gaussian = not self.space.discrete and self.config.policy == "gaussian"
@@ -90,14 +90,30 @@ class IQL(Algorithm):
         self.expectile, self.temperature = self.value_of("expectile"), self.value_of("temperature")
         self.discount, self.target_rate = self.value_of("discount"), self.value_of("target_rate")
 
+    def critic_options(self) -> dict[str, Any]:
+        """How many critics there are and how their weights start."""
+        return {"members": 2}
+
     # --- losses ---
 
     def action_values(self, critics: Tensor, actions: Tensor) -> Tensor:
         """Q_i(s, a) [L, 2, B] from the critics' outputs [L, 2, B, 1 or number of actions]."""
         if not self.space.discrete:
             return critics.squeeze(-1)
-        index = actions[:, None, :, None].expand(-1, 2, -1, -1)
+        index = actions[:, None, :, None].expand(-1, critics.shape[1], -1, -1)
         return critics.gather(-1, index).squeeze(-1)
+
+    def pessimistic(self, q: Tensor) -> Tensor:
+        """The value [L, B] that stands for those of all critics [L, 2, B]."""
+        return q.amin(1)
+
+    def target_value(self, batch: Batch, next_v: Tensor) -> Tensor:
+        """What the critics regress on, [L, B]."""
+        return batch["rewards"] + self.discount * batch["continues"] * next_v
+
+    def critic_loss(self, error: Tensor) -> Tensor:
+        """The loss of errors Q_i(s,a) - target [L, 2, B], averaged over critics and batch, [L]."""
+        return error.square().mean((1, 2))
 
     def expectile_loss(self, advantage: Tensor) -> Tensor:
         """|tau - 1(u<0)| u^2, averaged over the batch, [L]."""
@@ -117,15 +133,14 @@ class IQL(Algorithm):
 
     def update(self, batch: Batch, noise: dict[str, Tensor], step: int) -> dict[str, Tensor]:
         inputs = batch["observations" if self.space.discrete else "observation_actions"]
-        target_q = self.action_values(self.target_critic.detached(inputs), batch["actions"]).amin(1)
+        target_q = self.pessimistic(self.action_values(self.target_critic.detached(inputs), batch["actions"]))
         next_v = self.value.detached(batch["next_observations"]).squeeze(-1)
 
         advantage = target_q - self.value(batch["observations"]).squeeze(-1)
         value_loss = self.expectile_loss(advantage)
 
         q = self.action_values(self.critic(inputs), batch["actions"])
-        target = batch["rewards"] + self.discount * batch["continues"] * next_v
-        critic_loss = (q - target.unsqueeze(1)).square().mean((1, 2))
+        critic_loss = self.critic_loss(q - self.target_value(batch, next_v).unsqueeze(1))
 
         weight = torch.exp(self.temperature * advantage.detach()).clamp_(max=self.config.advantage_clip)
         actor_loss = (weight * self.imitation_loss(batch)).mean(1)

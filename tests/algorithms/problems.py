@@ -19,6 +19,8 @@ CASES = [
     ("td3_bc", CONTINUOUS),
     ("iql", CONTINUOUS),
     ("iql", DISCRETE),
+    ("riql", CONTINUOUS),
+    ("riql", DISCRETE),
     ("cql", CONTINUOUS),
     ("awac", CONTINUOUS),
     ("sac_n", CONTINUOUS),

@@ -146,7 +146,7 @@ def test_presets_apply_by_dataset_and_overrides_win() -> None:
 
 def test_misfits_name_an_algorithm_that_fits() -> None:
     discrete = random_dataset(discrete=True)
-    with pytest.raises(IncompatibleError, match="algorithms that fit: bc, percent_bc, iql, dqn"):
+    with pytest.raises(IncompatibleError, match="algorithms that fit: bc, percent_bc, iql, riql, dqn"):
         check_compatible(get_algorithm("td3_bc"), discrete)
     for name in algorithm_names():
         check_compatible(get_algorithm(name), random_dataset(discrete=name in DISCRETE_ONLY))
