@@ -10,7 +10,9 @@ from offbench.errors import SpecError, UnknownNameError
 
 # name -> module:class inside this package, in the order of `offbench data transforms`. Modules are imported when a
 # transform is used.
-_BUILTIN: dict[str, str] = {}
+_BUILTIN: dict[str, str] = {
+    "reweight": "weights:Reweight",
+}
 _GROUP = "offbench.transforms"
 
 
