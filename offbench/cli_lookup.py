@@ -17,7 +17,13 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on s
 algorithms_app = typer.Typer(no_args_is_help=True, context_settings=_HELP, rich_markup_mode="rich")
 
 
-_SHORT = {"next observations": "s'", "next actions": "a'", "returns-to-go": "G", "the best episodes": "top"}
+_SHORT = {
+    "next observations": "s'",
+    "next actions": "a'",
+    "returns-to-go": "G",
+    "the best episodes": "top",
+    "windows": "K",
+}
 
 
 # --- algorithms ---
@@ -77,7 +83,8 @@ def algorithms_list(as_json: Json = False) -> None:
     ]
     print_table(("name", "actions", "needs", "networks", "presets", "arXiv"), rows)
     say(
-        "needs: s' next observations, a' next actions, G returns-to-go, top the best episodes; see algorithms show NAME"
+        "needs: s' next observations, a' next actions, G returns-to-go, top the best episodes, K windows with G; "
+        "see algorithms show NAME"
     )
 
 

@@ -66,3 +66,34 @@ def test_saved_state_continues_exactly(rates: list[float]) -> None:
         adam.minimize((first**2).sum())
         resumed.minimize((second**2).sum())
     assert torch.equal(first, second)
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_equals_one_torch_adamw_per_lane_with_warm_up_and_clipping(fused: bool) -> None:
+    start = [torch.randn(2, 3, 4), torch.randn(2, 5)]
+    mine = [value.clone().requires_grad_() for value in start]
+    adam = LaneAdam(clip_norm=0.5)
+    adam.add(mine, [1e-2, 3e-2], warmup_steps=10, weight_decay=0.1)
+    adam._fused = adam._fused and fused
+    lanes = [[value[lane].clone().requires_grad_() for value in start] for lane in range(2)]
+    references = [
+        torch.optim.AdamW(lane, lr=rate, weight_decay=0.1) for lane, rate in zip(lanes, [1e-2, 3e-2], strict=True)
+    ]
+    warm_ups = [torch.optim.lr_scheduler.LambdaLR(r, lambda step: min((step + 1) / 10, 1)) for r in references]
+    scale = torch.tensor([1.0, 1e-3])  # lane 0 is clipped in every step, lane 1 never
+
+    def loss(values: list[torch.Tensor], scale: torch.Tensor) -> torch.Tensor:
+        return sum((scale * ((value - 0.3) ** 2).flatten(scale.ndim).sum(-1)).sum() for value in values)
+
+    for _ in range(40):
+        adam.minimize(loss(mine, scale))
+        for lane, (optimizer, warm_up, values) in enumerate(zip(references, warm_ups, lanes, strict=True)):
+            optimizer.zero_grad()
+            loss(values, scale[lane]).backward()
+            norm = torch.nn.utils.clip_grad_norm_(values, 0.5)
+            assert (norm > 0.5) == (lane == 0)
+            optimizer.step()
+            warm_up.step()
+    for lane in range(2):
+        for value, reference in zip(mine, lanes[lane], strict=True):
+            torch.testing.assert_close(value[lane], reference, rtol=1e-5, atol=1e-6)
