@@ -99,6 +99,7 @@ def tiny_problem(*, discrete: bool, size: int = 4000, seed: int = 0) -> Dataset:
 def train(algorithm: Algorithm, dataset: Dataset, first: int, last: int) -> None:
     """Updates `first` to `last`, counted from 1, on batches of 32."""
     buffer = TransitionBuffer(dataset, algorithm.needs(algorithm.config), Preprocessing(), algorithm.device)
+    algorithm.attach(buffer)
     sampler = LaneSampler(buffer, algorithm.seeds, BATCH, algorithm.noise_spec(BATCH))
     for step in range(first, last + 1):
         algorithm.update(*sampler.draw(step), step)

@@ -26,6 +26,7 @@ _BUILTIN = {
     "sac_n": "offbench.algorithms.sac_n:SACN",
     "edac": "offbench.algorithms.edac:EDAC",
     "rebrac": "offbench.algorithms.rebrac:ReBRAC",
+    "prdc": "offbench.algorithms.prdc:PRDC",
     "bcq": "offbench.algorithms.bcq:BCQ",
     "dqn": "offbench.algorithms.dqn:DQN",
     "bve": "offbench.algorithms.bve:BVE",

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from offbench.algorithms.base import Algorithm, Batch, Config, NoiseSpec, Requires, option
+from offbench.algorithms.networks import StackedMLP
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ class TD3BC(Algorithm):
     def build(self) -> None:
         observation, action, hidden = self.space.observation_size, self.space.action_size, self.config.hidden
         self.actor, self.target_actor = self.network("actor", (observation, *hidden, action), target=True)
-        critic = (observation + action, *hidden, 1)
+        critic = (observation + action, *self.critic_hidden(), 1)
         self.critic, self.target_critic = self.network("critic", critic, members=2, target=True)
         self.actor_optimizer, self.critic_optimizer = self.optimizer("actor"), self.optimizer("critic")
         self.actor_optimizer.add([self.actor.flat], self.values_of("actor_learning_rate"))
@@ -70,30 +71,45 @@ class TD3BC(Algorithm):
         noise = self.value_of("policy_noise")
         self.policy_noise = noise.unsqueeze(2) if isinstance(noise, Tensor) else noise
 
+    def critic_hidden(self) -> tuple[int, ...]:
+        """The critics' hidden widths."""
+        return self.config.hidden
+
     def noise_spec(self, batch_size: int) -> dict[str, NoiseSpec]:
         return {"target_action": NoiseSpec((batch_size, self.space.action_size))}
 
     # --- losses ---
 
-    def target_value(self, batch: Batch, noise: Tensor) -> Tensor:
-        """y [L, B]: the smaller target critic at the target policy's smoothed action."""
+    def smoothed_actions(self, batch: Batch, noise: Tensor) -> Tensor:
+        """The target policy's actions in s', with clipped noise [L, B, A]."""
         clip = self.config.noise_clip
         noise = (noise * self.policy_noise).clamp_(-clip, clip)
-        next_actions = (self.target_actor.detached(batch["next_observations"]).tanh_() + noise).clamp_(-1, 1)
-        next_q = self.target_critic.detached(torch.cat([batch["next_observations"], next_actions], -1))
+        return (self.target_actor.detached(batch["next_observations"]).tanh_() + noise).clamp_(-1, 1)
+
+    def backup(self, batch: Batch, next_actions: Tensor, critic: StackedMLP) -> Tensor:
+        """r + gamma (1-d) min_i Q_i(s', a') [L, B]."""
+        next_q = critic.detached(torch.cat([batch["next_observations"], next_actions], -1))
         return batch["rewards"] + self.discount * batch["continues"] * next_q.squeeze(-1).amin(1)
+
+    def target_value(self, batch: Batch, noise: Tensor) -> Tensor:
+        """y [L, B]: the smaller target critic at the target policy's smoothed action."""
+        return self.backup(batch, self.smoothed_actions(batch, noise), self.target_critic)
 
     def critic_loss(self, batch: Batch, target: Tensor) -> Tensor:
         """Squared error of both critics, summed over them, [L]."""
         q = self.critic(batch["observation_actions"]).squeeze(-1)
         return (q - target.unsqueeze(1)).square().mean(2).sum(1)
 
+    def imitated_actions(self, batch: Batch, actions: Tensor) -> Tensor:
+        """What the policy's actions [L, B, A] are drawn towards: the data's."""
+        return batch["actions"]
+
     def actor_loss(self, batch: Batch) -> Tensor:
         """Normalized value of the first critic against imitation, [L]."""
         actions = torch.tanh(self.actor(batch["observations"]))
         q = self.critic.frozen(torch.cat([batch["observations"], actions], -1), member=0).squeeze(-1)
         weight = self.alpha / q.detach().abs().mean(1, keepdim=True)
-        imitation = (actions - batch["actions"]).square().mean((1, 2))
+        imitation = (actions - self.imitated_actions(batch, actions)).square().mean((1, 2))
         return imitation - (weight * q).mean(1)
 
     # --- update ---

@@ -80,6 +80,7 @@ def ours(name: str, width: int, batch: int, lanes: int, device: str) -> Step:
     buffer = TransitionBuffer(dataset, algorithm_class.needs(config), Preprocessing(), device)
     seeds = list(range(lanes))
     algorithm = algorithm_class([config] * lanes, buffer.space, seeds, device)
+    algorithm.attach(buffer)
     sampler = LaneSampler(buffer, seeds, batch, algorithm.noise_spec(batch))
     count = 0
 

@@ -144,6 +144,7 @@ class _GroupTraining:
         buffer = TransitionBuffer(dataset, algorithm_class.needs(configs[0]), preprocessing, device)
         self.normalizer = buffer.normalizer
         self.algorithm = algorithm_class(configs, buffer.space, seeds, device, self.updates)
+        self.algorithm.attach(buffer)
         batch_size = int(self.protocol["batch_size"])
         self.sampler = LaneSampler(buffer, seeds, batch_size, self.algorithm.noise_spec(batch_size))
 
