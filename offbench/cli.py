@@ -29,6 +29,7 @@ from offbench.cli_output import (
 )
 from offbench.cli_quality import quality
 from offbench.cli_report import compare, published, report
+from offbench.cli_transform import Transforms
 from offbench.errors import RunError, SpecError
 
 if TYPE_CHECKING:
@@ -161,6 +162,7 @@ def run(
     "offbench train bc cartpole/mixed --updates 2000",
     "offbench train iql pendulum/medium-replay --seeds 3 --updates 5000 --evaluate-every 1000",
     "offbench train td3_bc pendulum/medium-replay -c alpha=1.0 -c hidden=[64,64] --updates 2000 --json",
+    'offbench train iql pendulum/medium-replay -t "corrupt(target=rewards)" -u 2000',
 )
 def train(
     algorithm: Annotated[str, typer.Argument(help="See `offbench algorithms list`.")],
@@ -189,6 +191,7 @@ def train(
     environment: Annotated[
         str | None, typer.Option("--environment", help="Gymnasium id to evaluate in, where the data name none.")
     ] = None,
+    transforms: Transforms = None,
     name: Annotated[str, typer.Option("--name", help="Name of the study: a folder below the root.")] = "train",
     root: Root = Path("runs"),
     workers: Workers = None,
@@ -205,7 +208,7 @@ def train(
 
     suite = cell_suite(
         algorithm,
-        dataset if environment is None else {"id": dataset, "environment": environment},
+        {"id": dataset, "environment": environment, "transforms": transforms or []},
         seeds=1 if seeds is None else _parse_seeds(seeds),
         config=_parse_settings("-c", config or []),
         preprocessing=_parse_settings("-p", preprocessing or []),

@@ -80,7 +80,7 @@ def data_card(
     """
     from offbench.reports.card import write_card
 
-    data, entry = _load(dataset, environment, schema)
+    data, entry = load_named(dataset, environment, schema)
     folder = output or Path(f"card-{_slug(data.name)}")
     arguments = [dataset if entry is not None else Path(dataset).name, *_options(environment, schema).items()]
     shown = ", ".join(f'"{a}"' if isinstance(a, str) else f'{a[0]}="{a[1]}"' for a in arguments)
@@ -117,11 +117,9 @@ def data_convert(
     from offbench.datasets import load_dataset
     from offbench.errors import DatasetError
 
-    kind = to or _format_of(target)
-    if kind not in _WRITERS:
-        raise SpecError(f"cannot write {kind!r}", "", f"--to is one of {', '.join(_WRITERS)}")
-    data, _ = _load(source, environment, schema)
-    path = _write(data, target, kind, overwrite)
+    kind = target_format(target, to)
+    data, _ = load_named(source, environment, schema)
+    path = write_target(data, target, kind, overwrite)
     copy = load_dataset(path)
     if copy.fingerprint != data.fingerprint:
         raise DatasetError(
@@ -173,7 +171,7 @@ def _options(environment: str | None, schema: Path | None) -> dict[str, Any]:
     return {name: value for name, value in (("environment", environment), ("schema", schema)) if value is not None}
 
 
-def _load(name: str, environment: str | None, schema: Path | None) -> tuple[Dataset, DatasetEntry | None]:
+def load_named(name: str, environment: str | None, schema: Path | None) -> tuple[Dataset, DatasetEntry | None]:
     """The dataset and what the catalogue knows about it; built-in ones are built first."""
     from offbench.datasets import find_entry, load_dataset
 
@@ -181,10 +179,14 @@ def _load(name: str, environment: str | None, schema: Path | None) -> tuple[Data
     return load_dataset(name, **_options(environment, schema)), find_entry(name)
 
 
-def _format_of(target: Path) -> str:
-    """The format that the target's name says; a folder NAME-v0 is Minari's."""
+def target_format(target: Path, to: str | None = None) -> str:
+    """The format `to`, or the one that the target's name says; a folder NAME-v0 is Minari's."""
     from offbench.datasets.minari_write import ID_PATTERN
 
+    if to is not None:
+        if to not in _WRITERS:
+            raise SpecError(f"cannot write {to!r}", "", f"--to is one of {', '.join(_WRITERS)}")
+        return to
     suffix = target.suffix.lower()
     if suffix in (".hdf5", ".h5"):
         return "d4rl"
@@ -199,7 +201,8 @@ def _format_of(target: Path) -> str:
     )
 
 
-def _write(data: Dataset, target: Path, kind: str, overwrite: bool) -> Path:
+def write_target(data: Dataset, target: Path, kind: str, overwrite: bool) -> Path:
+    """Write a dataset in the format `kind` and return its place."""
     from offbench.datasets import write_minari
     from offbench.datasets.d4rl_write import write_d4rl
     from offbench.datasets.minari_format import minari_root

@@ -44,6 +44,7 @@ QUICK = (
     "cli_lookup",
     "cli_quality",
     "cli_report",
+    "cli_transform",
     "cli_output",
     "api",
     "doctor",
