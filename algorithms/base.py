@@ -14,7 +14,7 @@ import typing
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 import numpy as np
 import torch
@@ -26,6 +26,7 @@ from offbench.errors import IncompatibleError, SpecError, UnknownNameError
 
 if TYPE_CHECKING:
     from offbench.algorithms.batches import TransitionBuffer
+    from offbench.algorithms.windows import EpisodeContext
     from offbench.datasets import Dataset
 
 
@@ -41,6 +42,7 @@ def option(
     per_lane: bool = False,
     low: float | None = None,
     high: float | None = None,
+    small: Any = None,
 ) -> Any:
     """A field of a configuration.
 
@@ -51,6 +53,7 @@ def option(
         source: where the default comes from.
         per_lane: whether lanes that are trained together may have different values.
         low, high: inclusive bounds of the value.
+        small: a value for the conformance checks, which train small networks for a short time; None for the default.
     """
     metadata = {
         "meaning": meaning,
@@ -59,6 +62,7 @@ def option(
         "per_lane": per_lane,
         "low": low,
         "high": high,
+        "small": small,
     }
     return dataclasses.field(default=default, metadata=metadata)
 
@@ -145,6 +149,8 @@ class Requires:
         return_discount: if given, a batch has the discounted return-to-go of every row; rows of episodes that are
             neither terminated nor truncated are left out, because their return is not known.
         top_fraction: only this share of the episodes is used, those of the highest return.
+        window: if given, a batch has windows of so many steps instead of transitions, with undiscounted
+            returns-to-go (see `WindowBuffer`); rows of episodes that are neither terminated nor truncated are left out.
     """
 
     actions: frozenset[str] = frozenset({"continuous", "discrete"})
@@ -152,6 +158,7 @@ class Requires:
     next_actions: bool = False
     return_discount: float | None = None
     top_fraction: float = 1.0
+    window: int | None = None
 
     def words(self) -> list[str]:
         """What a batch needs beside observations, actions and rewards, for people."""
@@ -160,6 +167,7 @@ class Requires:
             "next actions": self.next_actions,
             "returns-to-go": self.return_discount is not None,
             "the best episodes": self.top_fraction < 1.0,
+            "windows": self.window is not None,
         }
         return [name for name, needed in wanted.items() if needed]
 
@@ -174,6 +182,9 @@ class ProblemSpec:
         discrete: whether actions are indices.
         action_low, action_high: bounds of a continuous action in the environment's units. Networks work in [-1, 1].
         action_start: the smallest index of a discrete action.
+        longest_episode: steps of the dataset's longest episode.
+        best_return: the highest undiscounted return of its complete episodes (of all, if none is); what policies that
+            are conditioned on a return ask for unless told otherwise.
     """
 
     observation_size: int
@@ -182,6 +193,8 @@ class ProblemSpec:
     action_low: tuple[float, ...] = ()
     action_high: tuple[float, ...] = ()
     action_start: int = 0
+    longest_episode: int = 1000
+    best_return: float = 0.0
 
     @classmethod
     def of(cls, dataset: Dataset) -> ProblemSpec:
@@ -192,8 +205,12 @@ class ProblemSpec:
         """
         size = int(np.prod(dataset.observations.shape[1:]))
         space = dataset.action_space
+        complete = dataset.episode_complete
+        longest = int(dataset.episode_lengths.max())
+        best = float(dataset.episode_returns[complete if complete.any() else slice(None)].max())
         if dataset.discrete:
-            return cls(size, int(space.n), True, action_start=int(space.start))  # type: ignore[attr-defined]
+            start, count = int(space.start), int(space.n)  # type: ignore[attr-defined]
+            return cls(size, count, True, action_start=start, longest_episode=longest, best_return=best)
         low, high = getattr(space, "low", None), getattr(space, "high", None)
         if low is None or high is None:
             raise IncompatibleError(
@@ -208,7 +225,7 @@ class ProblemSpec:
                 "policies here are bounded by tanh",
                 "load the dataset with action_space=gymnasium.spaces.Box(low, high) and finite bounds",
             )
-        return cls(size, low.size, False, tuple(low), tuple(high))
+        return cls(size, low.size, False, tuple(low), tuple(high), longest_episode=longest, best_return=best)
 
 
 def check_compatible(algorithm: type[Algorithm], dataset: Dataset) -> None:
@@ -230,6 +247,12 @@ def check_compatible(algorithm: type[Algorithm], dataset: Dataset) -> None:
             "it bootstraps from next observations, and the dataset has none",
             "algorithms that need none: bc",
         )
+    if algorithm.requires.window is not None and not dataset.episode_complete.any():
+        raise IncompatibleError(
+            f"{algorithm.title} cannot learn from {dataset.name}",
+            "it learns from returns-to-go, and no episode of the dataset was terminated or truncated",
+            "algorithms that need none: bc",
+        )
 
 
 # --- The interface ---
@@ -237,13 +260,25 @@ def check_compatible(algorithm: type[Algorithm], dataset: Dataset) -> None:
 
 @dataclass(frozen=True)
 class NoiseSpec:
-    """Random numbers that one update consumes: their shape per lane and their distribution."""
+    """Random numbers that one update consumes: their shape per lane and their distribution.
+
+    "bits" are int32 of which all values are equally likely, for `Dropout`.
+    """
 
     shape: tuple[int, ...]
-    kind: Literal["normal", "uniform"] = "normal"
+    kind: Literal["normal", "uniform", "bits"] = "normal"
 
 
 Batch = dict[str, Tensor]
+
+
+class StackedNetwork(Protocol):
+    """What the base class asks of a network: parameters [L, E, P] in one tensor, and E (None for one network)."""
+
+    flat: Tensor
+
+    @property
+    def members(self) -> int | None: ...
 
 
 class Algorithm(ABC):
@@ -285,7 +320,7 @@ class Algorithm(ABC):
             for field in dataclasses.fields(config):
                 if field.name not in shared and getattr(config, field.name) != getattr(self.config, field.name):
                     raise SpecError(f"lanes that are trained together cannot differ in {field.name}")
-        self._networks: dict[str, StackedMLP] = {}
+        self._networks: dict[str, StackedNetwork] = {}
         self._tensors: dict[str, Tensor] = {}
         self._optimizers: dict[str, LaneAdam] = {}
         if not space.discrete:
@@ -310,7 +345,7 @@ class Algorithm(ABC):
         """One update of every lane.
 
         Args:
-            batch: tensors [L, B, ...], see `TransitionBuffer`.
+            batch: tensors [L, B, ...], see `TransitionBuffer` and `WindowBuffer`.
             noise: tensors [L, ...] as `noise_spec` declares.
             step: the number of this update, from 1; chooses delayed updates.
 
@@ -357,20 +392,24 @@ class Algorithm(ABC):
         `options` are those of `StackedMLP`: activation, norm, start, last.
         """
         network = StackedMLP(sizes, self.seeds, name, members=members, device=self.device, **options)
-        self._networks[name] = network
+        self.register_network(name, network)
         if not target:
             return network
-        self._networks[f"target_{name}"] = copy = network.target()
+        self.register_network(f"target_{name}", copy := network.target())
         return network, copy
+
+    def register_network(self, name: str, network: StackedNetwork) -> None:
+        """Make a network of any kind part of the checkpoint and, if `policy_networks` names it, of the policy."""
+        self._networks[name] = network
 
     def tensor(self, name: str, value: Tensor) -> Tensor:
         """Register a further trainable tensor [L, ...]."""
         self._tensors[name] = value.to(self.device).requires_grad_()
         return self._tensors[name]
 
-    def optimizer(self, name: str) -> LaneAdam:
+    def optimizer(self, name: str, clip_norm: float | None = None) -> LaneAdam:
         """Make an Adam that is part of the checkpoint; parameters are added to it."""
-        self._optimizers[name] = LaneAdam()
+        self._optimizers[name] = LaneAdam(clip_norm)
         return self._optimizers[name]
 
     # --- for the harness ---
@@ -382,7 +421,17 @@ class Algorithm(ABC):
         Returns:
             [L, B, action_size] float32, or [L, B] int64 for discrete actions.
         """
-        actions = self.policy(observations)
+        return self.in_units(self.policy(observations))
+
+    def context(self) -> EpisodeContext | None:
+        """For policies that act on what happened before in an episode: an empty memory of episodes; None for others.
+
+        Without a memory, `act` takes every observation as the first of an episode.
+        """
+        return None
+
+    def in_units(self, actions: Tensor) -> Tensor:
+        """A policy's actions in the environment's units."""
         if self.space.discrete:
             return actions + self.space.action_start
         return self._action_centre + self._action_scale * actions
