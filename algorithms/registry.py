@@ -27,6 +27,7 @@ _BUILTIN = {
     "edac": "offbench.algorithms.edac:EDAC",
     "rebrac": "offbench.algorithms.rebrac:ReBRAC",
     "prdc": "offbench.algorithms.prdc:PRDC",
+    "a2pr": "offbench.algorithms.a2pr:A2PR",
     "bcq": "offbench.algorithms.bcq:BCQ",
     "dqn": "offbench.algorithms.dqn:DQN",
     "bve": "offbench.algorithms.bve:BVE",

@@ -26,6 +26,8 @@ CASES = [
     ("sac_n", CONTINUOUS),
     ("edac", CONTINUOUS),
     ("rebrac", CONTINUOUS),
+    ("prdc", CONTINUOUS),
+    ("a2pr", CONTINUOUS),
     ("crr", CONTINUOUS),
     ("xql", CONTINUOUS),
     ("dvl", CONTINUOUS),
