@@ -16,6 +16,7 @@ from offbench.datasets.returns import returns_to_go
 from offbench.errors import DatasetError, IncompatibleError, SpecError
 
 if TYPE_CHECKING:
+    from offbench.algorithms.windows import WindowBuffer
     from offbench.datasets import Dataset
 
 # Updates whose random numbers are drawn at once. A draw is keyed by the block's number, so the value is part of what
@@ -26,6 +27,9 @@ BLOCK = 128
 @dataclass(frozen=True)
 class Preprocessing:
     """What is done to a dataset before an algorithm sees it; part of a run's identity and of its policy.
+
+    Statistics are over all transitions, whatever their sampling weights: they only choose units, which should be the
+    same for a dataset with and without weights, and heavy weights would leave few rows to estimate them from.
 
     Attributes:
         observations: "standardize" subtracts the mean of the dataset's observations and divides by their standard
@@ -132,7 +136,7 @@ def usable_rows(dataset: Dataset, requires: Requires) -> np.ndarray:
     usable = dataset.bootstrappable if requires.next_observations else np.ones(len(dataset.rewards), bool)
     if requires.next_actions:
         usable = usable & (dataset.terminated | ~dataset.is_last)
-    if requires.return_discount is not None:
+    if requires.return_discount is not None or requires.window is not None:
         usable = usable & dataset.episode_complete[dataset.episode_ids]
     if requires.top_fraction < 1.0:
         best = np.zeros(dataset.num_episodes, bool)
@@ -144,14 +148,52 @@ def usable_rows(dataset: Dataset, requires: Requires) -> np.ndarray:
 def best_episodes(dataset: Dataset, fraction: float) -> np.ndarray:
     """The episodes of highest return, a share of the complete ones (of all, if none is complete), at least one.
 
+    Episodes whose sampling weights are all zero do not count: the share is of those that can be drawn.
     Whole episodes are chosen by their own return; a split of the flat rows at terminal steps drifts where a dataset
     leaves out rows at time limits.
     """
-    candidates = np.flatnonzero(dataset.episode_complete)
-    if not len(candidates):
-        candidates = np.arange(dataset.num_episodes)
+    candidates = dataset.episode_complete if dataset.episode_complete.any() else np.ones(dataset.num_episodes, bool)
+    if dataset.sampling_weights is not None:
+        drawn = np.add.reduceat(dataset.sampling_weights, dataset.episode_starts) > 0
+        candidates = candidates & drawn if (candidates & drawn).any() else drawn
+    candidates = np.flatnonzero(candidates)
     order = candidates[np.argsort(-dataset.episode_returns[candidates], kind="stable")]
     return order[: max(1, int(len(order) * fraction))]
+
+
+def cumulative_weights(probabilities: np.ndarray) -> np.ndarray:
+    """The cumulative sums [N] of probabilities, ending in exactly 1 whatever the rounding, for `draw_weighted`."""
+    cumulative = np.cumsum(probabilities)
+    cumulative[-1] = 1.0
+    return cumulative
+
+
+def draw_weighted(cumulative: np.ndarray, rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+    """Row numbers drawn by `cumulative_weights`: the first row whose cumulative weight exceeds a uniform number."""
+    numbers = rng.random(shape).reshape(-1)
+    # Searched in ascending order, neighbours share cache lines: 4 to 7 times as fast for 1e5 to 1e6 rows.
+    order = np.argsort(numbers)
+    rows = np.empty(len(numbers), np.int64)
+    rows[order] = np.searchsorted(cumulative, numbers[order], side="right")
+    return rows.reshape(shape)
+
+
+def unit_actions(actions: np.ndarray, space: ProblemSpec) -> np.ndarray:
+    """Actions as columns: indices from 0, or the Box mapped to [-1, 1]."""
+    if space.discrete:
+        return actions.reshape(-1, 1) - space.action_start
+    low, high = np.array(space.action_low, np.float32), np.array(space.action_high, np.float32)
+    return (actions.reshape(len(actions), -1) - (high + low) / 2) / ((high - low) / 2)
+
+
+def make_buffer(
+    dataset: Dataset, requires: Requires, preprocessing: Preprocessing, device: torch.device | str = "cpu"
+) -> TransitionBuffer | WindowBuffer:
+    """What an algorithm's batches are drawn from: transitions, or windows where it requires them."""
+    from offbench.algorithms.windows import WindowBuffer  # which builds on this file
+
+    kind = TransitionBuffer if requires.window is None else WindowBuffer
+    return kind(dataset, requires, preprocessing, device)
 
 
 class TransitionBuffer:
@@ -181,6 +223,15 @@ class TransitionBuffer:
         kept = np.flatnonzero(usable_rows(dataset, requires))
         if not len(kept):
             raise DatasetError(f"{dataset.name} has no transition that the algorithm can use")
+        self._cumulative: np.ndarray | None = None
+        if dataset.sampling_weights is not None:
+            weights = dataset.sampling_weights[kept]
+            if not weights.sum() > 0:
+                raise DatasetError(f"the sampling weights of {dataset.name} are zero on every usable transition")
+            # Rows that are never drawn are not packed. Left in, the last of them would be drawn for a number beyond the
+            # sum, which rounding leaves below 1.
+            drawn = weights > 0
+            kept, self._cumulative = kept[drawn], cumulative_weights((weights / weights.sum())[drawn])
         frames = dataset.observations.reshape(len(dataset.observations), -1)
         normalizer = Normalizer.fit(dataset, preprocessing.observations)
         scale, shift = reward_affine(dataset, preprocessing)
@@ -197,11 +248,11 @@ class TransitionBuffer:
             block = rows[start : start + len(part)]
             block[:, :size] = (frames[dataset.frame_index[part]] - mean) / spread
             block[:, end : end + size] = (_next_observations(dataset, part) - mean) / spread
-        rows[:, size:end] = self._unit_actions(dataset.actions[kept])
+        rows[:, size:end] = unit_actions(dataset.actions[kept], space)
         if self._with_next_actions:
             # Where the episode terminated, s' has no action: the row's own one stands in, and 1-d masks it.
             following = kept + ~dataset.is_last[kept]
-            rows[:, end + size : end + size + self._action_columns] = self._unit_actions(dataset.actions[following])
+            rows[:, end + size : end + size + self._action_columns] = unit_actions(dataset.actions[following], space)
         if requires.return_discount is not None:
             rewards = dataset.rewards.astype(np.float64) * scale + shift
             rows[:, -3] = returns_to_go(rewards, dataset.episode_starts, requires.return_discount)[kept]
@@ -211,30 +262,15 @@ class TransitionBuffer:
         self.normalizer = Normalizer(normalizer.mean.to(device), normalizer.scale.to(device))
         self._rows = torch.from_numpy(rows).to(device)
         self.device = self._rows.device
-        self._cumulative: np.ndarray | None = None
-        if dataset.sampling_weights is not None:
-            weights = dataset.sampling_weights[kept].astype(np.float64)
-            if not weights.sum() > 0:
-                raise DatasetError(f"the sampling weights of {dataset.name} are zero on every usable transition")
-            self._cumulative = np.cumsum(weights / weights.sum())
 
     def __len__(self) -> int:
         return len(self._rows)
-
-    def _unit_actions(self, actions: np.ndarray) -> np.ndarray:
-        """Actions as columns: indices from 0, or the Box mapped to [-1, 1]."""
-        if self.space.discrete:
-            return actions.reshape(-1, 1) - self.space.action_start
-        low = np.array(self.space.action_low, np.float32)
-        high = np.array(self.space.action_high, np.float32)
-        return (actions.reshape(len(actions), -1) - (high + low) / 2) / ((high - low) / 2)
 
     def draw_indices(self, rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
         """Row numbers: uniform, or by the dataset's sampling weights."""
         if self._cumulative is None:
             return rng.integers(0, len(self), shape)
-        indices = np.searchsorted(self._cumulative, rng.random(shape), side="right")
-        return np.minimum(indices, len(self) - 1)
+        return draw_weighted(self._cumulative, rng, shape)
 
     def gather(self, indices: Tensor) -> Batch:
         """The batch of row numbers [L, B].
@@ -265,6 +301,13 @@ class TransitionBuffer:
         return batch
 
 
+def _draw(rng: np.random.Generator, kind: str, shape: tuple[int, ...]) -> np.ndarray:
+    """Random numbers of a `NoiseSpec`'s kind."""
+    if kind == "bits":
+        return rng.integers(-(2**31), 2**31, shape, np.int32)
+    return (rng.standard_normal if kind == "normal" else rng.random)(shape, np.float32)
+
+
 class LaneSampler:
     """Batches and noise of every update, for all lanes.
 
@@ -273,7 +316,7 @@ class LaneSampler:
     so that they are the same on every device, and moved there once per block.
 
     Args:
-        buffer: the transitions.
+        buffer: the transitions or windows.
         seeds: one run seed per lane.
         batch_size: B.
         noise: what the algorithm's `noise_spec` declares.
@@ -281,7 +324,7 @@ class LaneSampler:
 
     def __init__(
         self,
-        buffer: TransitionBuffer,
+        buffer: TransitionBuffer | WindowBuffer,
         seeds: Sequence[int],
         batch_size: int,
         noise: Mapping[str, NoiseSpec] | None = None,
@@ -308,8 +351,7 @@ class LaneSampler:
             draws = []
             for seed in self._seeds:
                 rng = generator(seed, f"noise/{name}", block)
-                draw = rng.standard_normal if spec.kind == "normal" else rng.random
-                draws.append(draw((BLOCK, *spec.shape), np.float32))
+                draws.append(_draw(rng, spec.kind, (BLOCK, *spec.shape)))
             self._drawn[name] = self._to_device(np.stack(draws, 1))
 
     def _to_device(self, array: np.ndarray) -> tuple[Tensor, ...]:
