@@ -9,12 +9,16 @@ paper's observations and actions, as flat vectors:
   minus 0.5 (100 numbers); the game's minimal action set. MinAtar has no time limit; ours is 5,000 steps.
 
 Importing this module registers them; the simulators are imported when an environment is made.
+
+Every id may end in `?frame_stack=K`: the observation is then the stack of the last K, oldest first, the first one of an
+episode repeated (`gymnasium.wrappers.FrameStackObservation`).
 """
 
 from __future__ import annotations
 
 import contextlib
 import io
+import re
 import warnings
 from collections.abc import Mapping
 from importlib import import_module
@@ -43,6 +47,20 @@ ROBOTICS = ("PointMaze_", "AntMaze_", "AdroitHand", "FrankaKitchen")
 MUJOCO = ("Hopper-", "HalfCheetah-", "Walker2d-", "Ant-", "Humanoid", "Swimmer-", "Reacher-", "Pusher-", "Inverted")
 
 
+_STACKED = re.compile(r"(?P<base>.+)\?frame_stack=(?P<size>[1-9]\d*)")
+
+
+def stacked_id(environment: str, size: int) -> str:
+    """The id of `environment` with stacks of `size` observations."""
+    return f"{environment}?frame_stack={size}"
+
+
+def _base(environment: str) -> tuple[str, int | None]:
+    """The id without the stack, and the stack's size."""
+    found = _STACKED.fullmatch(environment)
+    return (environment, None) if found is None else (found["base"], int(found["size"]))
+
+
 def make_environment(environment: str) -> gymnasium.Env[Any, Any]:
     """`gymnasium.make` without the checker; Dict and Tuple observations come flattened, in Gymnasium's order.
 
@@ -50,6 +68,7 @@ def make_environment(environment: str) -> gymnasium.Env[Any, Any]:
         MissingExtraError: the simulator is not installed.
         gymnasium.error.Error: Gymnasium does not know the id.
     """
+    environment, stack = _base(environment)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         _register(environment)
@@ -61,12 +80,13 @@ def make_environment(environment: str) -> gymnasium.Env[Any, Any]:
                 raise
             raise MissingExtraError(f"simulating {environment}", extra) from error
     if isinstance(env.observation_space, (spaces.Dict, spaces.Tuple)):
-        return gymnasium.wrappers.FlattenObservation(env)
-    return env
+        env = gymnasium.wrappers.FlattenObservation(env)
+    return env if stack is None else gymnasium.wrappers.FrameStackObservation(env, stack)
 
 
 def horizon(environment: str) -> int | None:
     """Time limit in steps; None if there is none, or if it cannot be known without a package that is missing."""
+    environment, _ = _base(environment)
     try:
         _register(environment)
         return gymnasium.spec(environment).max_episode_steps
@@ -76,7 +96,7 @@ def horizon(environment: str) -> int | None:
 
 def packages(environment: str) -> tuple[str, ...]:
     """Distributions whose versions decide what the environment does."""
-    extra = _extra(environment)
+    extra = _extra(_base(environment)[0])
     return {
         "minigrid": ("gymnasium", "minigrid"),
         "minatar": ("gymnasium", "minatar"),

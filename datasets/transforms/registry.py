@@ -11,6 +11,25 @@ from offbench.errors import SpecError, UnknownNameError
 # name -> module:class inside this package, in the order of `offbench data transforms`. Modules are imported when a
 # transform is used.
 _BUILTIN: dict[str, str] = {
+    "subsample": "subsets:Subsample",
+    "filter_episodes": "subsets:FilterEpisodes",
+    "split": "subsets:Split",
+    "concatenate": "mixing:Concatenate",
+    "mix": "mixing:Mix",
+    "imbalanced_mix": "mixing:ImbalancedMix",
+    "relabel_rewards": "relabel:RelabelRewards",
+    "relabel_by_function": "relabel:RelabelByFunction",
+    "returns_to_go": "relabel:ReturnsToGo",
+    "n_step": "n_step:NStep",
+    "hindsight": "goals:Hindsight",
+    "clip_actions": "scaling:ClipActions",
+    "scale_actions": "scaling:ScaleActions",
+    "normalize_observations": "scaling:NormalizeObservations",
+    "frame_stack": "histories:FrameStack",
+    "drop_actions": "action_free:DropActions",
+    "fill_actions": "action_free_fill:FillActions",
+    "drop_rewards": "action_free:DropRewards",
+    "fill_rewards": "action_free_fill:FillRewards",
     "reweight": "weights:Reweight",
 }
 _GROUP = "offbench.transforms"
