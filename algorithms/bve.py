@@ -31,6 +31,7 @@ class BVE(DQN):
         "Gulcehre et al., Regularized Behavior Value Estimation, arXiv 2103.09575; as in Schweighofer et al., "
         "CoLLAs 2022, arXiv 2111.04714"
     )
+    offers_minto = False
     config_class = BVEConfig
     requires = Requires(actions=frozenset({"discrete"}), next_actions=True)
     config: BVEConfig

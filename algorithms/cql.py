@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from offbench.algorithms.base import Algorithm, Batch, Config, NoiseSpec, Requires, option
 from offbench.algorithms.gaussian import squashed_sample
+from offbench.algorithms.hl_gauss import GaussianHistogram
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,22 @@ class CQLConfig(Config):
     critic_hidden: tuple[int, ...] = option(
         (256, 256, 256), "hidden widths of the critics; five on antmaze", source="CORL"
     )
+    minto: bool = option(
+        False,
+        "bootstrap from the smaller of target and online critics in place of the target critics",
+        source="off in the paper; Hendawy et al. 2025, arXiv 2510.02590",
+    )
+    critic_loss: Literal["squared", "hl_gauss"] = option(
+        "squared",
+        "the critics regress, or classify histograms of values",
+        source="paper; hl_gauss: Farebrother et al. 2024, arXiv 2403.03950",
+    )
+    bins: int = option(101, "with hl_gauss: bins of a value", source="Farebrother et al., Atari", low=2)
+    value_low: float = option(-10.0, "with hl_gauss: smallest value; scale rewards to fit", source="the same")
+    value_high: float = option(10.0, "with hl_gauss: largest value", source="the same")
+    bin_smoothing: float = option(
+        0.75, "with hl_gauss: std of a target's Gaussian in widths of a bin", symbol="σ/ς", source="the same", low=1e-3
+    )
 
 
 class CQL(Algorithm):
@@ -59,6 +77,9 @@ class CQL(Algorithm):
     pi(.|s'), all valued at s, `actions` of each. With `lagrange`, the term is multiplied by alpha', which gradient
     ascent moves so that the term approaches `gap`. Actor: L = E[eta log pi(a~|s) - min_i Q_i(s,a~)], its temperature
     eta tuned towards the entropy -A. All losses use the values from before the update.
+
+    Two switches are not the paper's. `minto`: y sees min(Q'_i, Q_i) in place of Q'_i. `critic_loss: hl_gauss`: a
+    critic's output is a histogram whose mean is Q, and the squared error becomes the cross-entropy with y's.
     """
 
     name = "cql"
@@ -74,8 +95,11 @@ class CQL(Algorithm):
         # The actor's log std is scale * output + offset, both learned (authors' code).
         self.std_scale = self.tensor("std_scale", torch.ones(self.lanes, 1))
         self.std_offset = self.tensor("std_offset", torch.full((self.lanes, 1), -1.0))
+        self.histogram, width = None, 1
+        if config.critic_loss == "hl_gauss":
+            self.histogram, width = GaussianHistogram.of(config, self.device), config.bins
         self.critic, self.target_critic = self.network(
-            "critic", (observation + action, *config.critic_hidden, 1), members=2, target=True, start="orthogonal"
+            "critic", (observation + action, *config.critic_hidden, width), members=2, target=True, start="orthogonal"
         )
         self.log_temperature = self.tensor("log_temperature", torch.zeros(self.lanes, 1))
         self.adam = self.optimizer("all")
@@ -117,11 +141,24 @@ class CQL(Algorithm):
         repeated = observations.unsqueeze(2).expand(-1, -1, actions.shape[2], -1)
         return torch.cat([repeated, actions], -1).flatten(1, 2)
 
+    def values(self, output: Tensor) -> Tensor:
+        """Q_i [L, 2, B] from the critics' output [L, 2, B, 1 or bins]."""
+        return output.squeeze(-1) if self.histogram is None else self.histogram.expected(output)
+
     def target_value(self, batch: Batch, actions: Tensor) -> Tensor:
         """y [L, B] from one or several next actions [L, B, n, A]: the best of them by the smaller target critic."""
-        next_q = self.target_critic.detached(self.pairs(batch["next_observations"], actions)).squeeze(-1).amin(1)
-        best = next_q.view(*batch["rewards"].shape, -1).amax(-1)
+        pairs = self.pairs(batch["next_observations"], actions)
+        next_q = self.values(self.target_critic.detached(pairs))
+        if self.config.minto:
+            next_q = torch.minimum(next_q, self.values(self.critic.detached(pairs)))
+        best = next_q.amin(1).view(*batch["rewards"].shape, -1).amax(-1)
         return batch["rewards"] + self.discount * batch["continues"] * best
+
+    def critic_loss(self, output: Tensor, target: Tensor) -> Tensor:
+        """The critics' loss against a target [L, B], summed over them, [L]."""
+        if self.histogram is not None:
+            return self.histogram.cross_entropy(output, target.unsqueeze(1)).mean(2).sum(1)
+        return (output.squeeze(-1) - target.unsqueeze(1)).square().mean(2).sum(1)
 
     def conservative_term(self, batch: Batch, q: Tensor, actions: Tensor, log_densities: Tensor) -> Tensor:
         """E[log sum_j exp(Q_i(s, a_j) - log mu(a_j)) - Q_i(s, a)] of both critics, [L, 2].
@@ -131,7 +168,7 @@ class CQL(Algorithm):
             actions: [L, B, n, A], the sampled actions.
             log_densities: [L, B, n], those of the distributions that the actions are from.
         """
-        sampled = self.critic(self.pairs(batch["observations"], actions)).squeeze(-1)
+        sampled = self.values(self.critic(self.pairs(batch["observations"], actions)))
         weighted = sampled.view(*q.shape, -1) - log_densities.unsqueeze(1)
         difference = weighted.logsumexp(-1) - q
         if self.config.clip_difference is not None:
@@ -145,7 +182,7 @@ class CQL(Algorithm):
         actions, log_density = squashed_sample(mean, log_std, noise["action"])
         actions, log_density = actions.squeeze(2), log_density.squeeze(2)
         temperature_loss = -(self.log_temperature * (log_density.detach() - self.space.action_size)).mean(1)
-        q_new = self.critic.frozen(torch.cat([batch["observations"], actions], -1)).squeeze(-1).amin(1)
+        q_new = self.values(self.critic.frozen(torch.cat([batch["observations"], actions], -1))).amin(1)
         actor_loss = (self.log_temperature.detach().exp() * log_density - q_new).mean(1)
 
         with torch.no_grad():
@@ -157,9 +194,9 @@ class CQL(Algorithm):
             uniform_density = torch.full_like(current_density, -self.space.action_size * math.log(2.0))
             sampled = torch.cat([uniform, following, current], 2)
             densities = torch.cat([uniform_density, following_density, current_density], 2)
-        q = self.critic(batch["observation_actions"]).squeeze(-1)
-        td_loss = (q - target.unsqueeze(1)).square().mean(2).sum(1)
-        term = self.conservative_term(batch, q, sampled, densities)
+        output = self.critic(batch["observation_actions"])
+        td_loss = self.critic_loss(output, target)
+        term = self.conservative_term(batch, self.values(output), sampled, densities)
         loss = actor_loss + temperature_loss + td_loss
         if self.config.lagrange:
             multiplier = self.log_multiplier.exp().clamp(0.0, 1e6).squeeze(1)
@@ -170,12 +207,15 @@ class CQL(Algorithm):
             loss = loss + self.conservatism * term.sum(1)
         self.adam.minimize(loss.sum())
         self.target_critic.track(self.critic, self.target_rate)
-        return {
+        metrics = {
             "critic_loss": td_loss.detach(),
             "conservative_term": term.detach().mean(1),
             "actor_loss": actor_loss.detach(),
             "temperature": self.log_temperature.detach().exp().squeeze(1),
         }
+        if self.histogram is not None:
+            metrics["targets_outside"] = self.histogram.outside(target)
+        return metrics
 
     # --- policy ---
 

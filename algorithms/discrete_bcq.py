@@ -62,18 +62,9 @@ class DiscreteBCQ(DQN):
         unlikely.scatter_(-1, logits.argmax(-1, keepdim=True), False)
         return values.masked_fill(unlikely, torch.finfo(values.dtype).min)
 
-    def next_actions(self, batch: Batch, target_output: Tensor) -> Tensor:
-        output = self.critic.detached(batch["next_observations"]) if self.config.double else target_output
-        return self.allowed(output, batch["next_observations"]).argmax(-1)
-
     def loss(self, batch: Batch, noise: dict[str, Tensor]) -> dict[str, Tensor]:
         logits = self.behaviour(batch["observations"])
         return super().loss(batch, noise) | {
             "imitation_loss": -self.chosen(logits.log_softmax(-1), batch["actions"]).mean(1),
             "logit_penalty": self.logit_penalty * logits.square().mean((1, 2)),
         }
-
-    # --- policy ---
-
-    def policy(self, observations: Tensor) -> Tensor:
-        return self.allowed(self.critic.detached(observations), observations).argmax(-1)

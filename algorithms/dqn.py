@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+import torch
 from torch import Tensor
 from torch.nn import functional
 
 from offbench.algorithms.base import Algorithm, Batch, Config, Requires, option
+from offbench.errors import SpecError
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,11 @@ class DQNConfig(Config):
     double: bool = option(
         True, "choose the next action by the online network (double DQN)", source="dataset perspective"
     )
+    minto: bool = option(
+        False,
+        "bootstrap from max_a' min(Q', Q), in place of double DQN",
+        source="off in all the standard settings; Hendawy et al. 2025, arXiv 2510.02590",
+    )
     activation: Literal["relu", "selu"] = option("selu", "between the layers", source="dataset perspective")
     hidden: tuple[int, ...] = option((256, 256, 256), "hidden widths", source="dataset perspective")
 
@@ -33,7 +40,8 @@ class DQN(Algorithm):
     """Q-learning on logged transitions, with the Huber loss and a periodically copied target network.
 
     L = E[huber(Q(s,a) - y)], y = r + gamma (1-d) Q'(s', argmax_a' Q(s',a')) (van Hasselt et al. 2016), or
-    max_a' Q'(s',a') with `double` off (Mnih et al. 2015). Acts greedily.
+    max_a' Q'(s',a') with `double` off (Mnih et al. 2015), or max_a' min(Q'(s',a'), Q(s',a')) with `minto` (Hendawy et
+    al. 2025). Acts greedily.
     """
 
     name = "dqn"
@@ -45,9 +53,12 @@ class DQN(Algorithm):
     config_class: ClassVar[type[DQNConfig]] = DQNConfig
     requires = Requires(actions=frozenset({"discrete"}))
     policy_networks: ClassVar[tuple[str, ...]] = ("critic",)
+    offers_minto: ClassVar[bool] = True  # no: heirs whose target is not the value of a greedy action
     config: DQNConfig
 
     def build(self) -> None:
+        if self.config.minto and not self.offers_minto:
+            raise SpecError(f"{self.title} has no minto", "its targets are no values of greedy actions", "set it false")
         sizes = (self.space.observation_size, *self.config.hidden, self.outputs())
         self.critic, self.target_critic = self.network(
             "critic", sizes, target=True, activation=self.config.activation, start="kaiming"
@@ -71,15 +82,24 @@ class DQN(Algorithm):
         """The values [L, B] of actions [L, B] out of [L, B, actions]."""
         return values.gather(-1, actions.unsqueeze(-1)).squeeze(-1)
 
+    def allowed(self, values: Tensor, observations: Tensor) -> Tensor:
+        """Values [L, B, actions] with those of forbidden actions at the bottom; nothing is forbidden here."""
+        return values
+
     def next_actions(self, batch: Batch, target_output: Tensor) -> Tensor:
         """The greedy actions in s', [L, B]."""
         output = self.critic.detached(batch["next_observations"]) if self.config.double else target_output
-        return self.values(output).argmax(-1)
+        return self.allowed(self.values(output), batch["next_observations"]).argmax(-1)
 
     def target_value(self, batch: Batch, noise: dict[str, Tensor]) -> Tensor:
         """y [L, B]."""
         output = self.target_critic.detached(batch["next_observations"])
-        next_q = self.chosen(self.values(output), self.next_actions(batch, output))
+        if self.config.minto:
+            online = self.critic.detached(batch["next_observations"])
+            smaller = torch.minimum(self.values(output), self.values(online))
+            next_q = self.allowed(smaller, batch["next_observations"]).amax(-1)
+        else:
+            next_q = self.chosen(self.values(output), self.next_actions(batch, output))
         return batch["rewards"] + self.discount * batch["continues"] * next_q
 
     def loss(self, batch: Batch, noise: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -100,4 +120,4 @@ class DQN(Algorithm):
     # --- policy ---
 
     def policy(self, observations: Tensor) -> Tensor:
-        return self.values(self.critic.detached(observations)).argmax(-1)
+        return self.allowed(self.values(self.critic.detached(observations)), observations).argmax(-1)

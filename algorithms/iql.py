@@ -10,6 +10,7 @@ from torch import Tensor
 
 from offbench.algorithms.base import Algorithm, Batch, Config, Requires, option
 from offbench.algorithms.gaussian import log_density
+from offbench.algorithms.hl_gauss import GaussianHistogram
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,22 @@ class IQLConfig(Config):
     )
     cosine: bool = option(True, "anneal the policy's rate to zero over training", source="paper, appendix B")
     hidden: tuple[int, ...] = option((256, 256), "hidden widths of V, Q and policy", source="paper, appendix B")
+    minto: bool = option(
+        False,
+        "value by the smaller of target and online critics in place of the target critics",
+        source="off in the paper; Hendawy et al. 2025, arXiv 2510.02590",
+    )
+    critic_loss: Literal["squared", "hl_gauss"] = option(
+        "squared",
+        "the critics regress, or classify histograms of values",
+        source="paper; hl_gauss: Farebrother et al. 2024, arXiv 2403.03950",
+    )
+    bins: int = option(101, "with hl_gauss: bins of a value", source="Farebrother et al., Atari", low=2)
+    value_low: float = option(-10.0, "with hl_gauss: smallest value; scale rewards to fit", source="the same")
+    value_high: float = option(10.0, "with hl_gauss: largest value", source="the same")
+    bin_smoothing: float = option(
+        0.75, "with hl_gauss: std of a target's Gaussian in widths of a bin", symbol="σ/ς", source="the same", low=1e-3
+    )
 
 
 class IQL(Algorithm):
@@ -64,6 +81,9 @@ class IQL(Algorithm):
     all three losses use the values from before the update, so one optimizer step serves all networks.
 
     Discrete actions: the critics have one output per action and the policy is categorical; the losses are the same.
+
+    Two switches are not the paper's. `minto`: u sees min(Q'_i, Q_i) in place of Q'_i. `critic_loss: hl_gauss`: a
+    critic's output is a histogram whose mean is Q, and its loss the cross-entropy with the target's.
     """
 
     name = "iql"
@@ -75,7 +95,12 @@ class IQL(Algorithm):
 
     def build(self) -> None:
         observation, action, hidden = self.space.observation_size, self.space.action_size, self.config.hidden
-        critic = (observation, *hidden, action) if self.space.discrete else (observation + action, *hidden, 1)
+        self.histogram, width = None, 1  # outputs of a critic for one action
+        if self.config.critic_loss == "hl_gauss":
+            self.histogram, width = GaussianHistogram.of(self.config, self.device), self.config.bins
+        critic = (
+            (observation, *hidden, action * width) if self.space.discrete else (observation + action, *hidden, width)
+        )
         self.value = self.network("value", (observation, *hidden, 1))
         self.critic, self.target_critic = self.network("critic", critic, target=True, **self.critic_options())
         self.actor = self.network("actor", (observation, *hidden, action))
@@ -96,12 +121,18 @@ class IQL(Algorithm):
 
     # --- losses ---
 
-    def action_values(self, critics: Tensor, actions: Tensor) -> Tensor:
-        """Q_i(s, a) [L, 2, B] from the critics' outputs [L, 2, B, 1 or number of actions]."""
+    def of_actions(self, critics: Tensor, actions: Tensor) -> Tensor:
+        """The critics' outputs for actions, [L, 2, B, width], from all of their outputs."""
         if not self.space.discrete:
-            return critics.squeeze(-1)
-        index = actions[:, None, :, None].expand(-1, critics.shape[1], -1, -1)
-        return critics.gather(-1, index).squeeze(-1)
+            return critics
+        heads = critics.unflatten(-1, (self.space.action_size, -1))
+        index = actions[:, None, :, None, None].expand(-1, heads.shape[1], -1, 1, heads.shape[-1])
+        return heads.gather(-2, index).squeeze(-2)
+
+    def action_values(self, critics: Tensor, actions: Tensor) -> Tensor:
+        """Q_i(s, a) [L, 2, B] from the critics' outputs."""
+        output = self.of_actions(critics, actions)
+        return output.squeeze(-1) if self.histogram is None else self.histogram.expected(output)
 
     def pessimistic(self, q: Tensor) -> Tensor:
         """The value [L, B] that stands for those of all critics [L, 2, B]."""
@@ -111,9 +142,16 @@ class IQL(Algorithm):
         """What the critics regress on, [L, B]."""
         return batch["rewards"] + self.discount * batch["continues"] * next_v
 
-    def critic_loss(self, error: Tensor) -> Tensor:
-        """The loss of errors Q_i(s,a) - target [L, 2, B], averaged over critics and batch, [L]."""
-        return error.square().mean((1, 2))
+    def critic_loss(self, critics: Tensor, actions: Tensor, target: Tensor) -> Tensor:
+        """The critics' loss [L] against a target [L, B], averaged over critics and batch."""
+        output, target = self.of_actions(critics, actions), target.unsqueeze(1)
+        if self.histogram is not None:
+            return self.histogram.cross_entropy(output, target).mean((1, 2))
+        return self.regression_loss(output.squeeze(-1) - target).mean((1, 2))
+
+    def regression_loss(self, error: Tensor) -> Tensor:
+        """The loss of every error Q_i(s,a) - target [L, 2, B]."""
+        return error.square()
 
     def expectile_loss(self, advantage: Tensor) -> Tensor:
         """|tau - 1(u<0)| u^2, averaged over the batch, [L]."""
@@ -133,25 +171,31 @@ class IQL(Algorithm):
 
     def update(self, batch: Batch, noise: dict[str, Tensor], step: int) -> dict[str, Tensor]:
         inputs = batch["observations" if self.space.discrete else "observation_actions"]
-        target_q = self.pessimistic(self.action_values(self.target_critic.detached(inputs), batch["actions"]))
+        critics = self.critic(inputs)
+        q = self.action_values(self.target_critic.detached(inputs), batch["actions"])
+        if self.config.minto:
+            q = torch.minimum(q, self.action_values(critics.detach(), batch["actions"]))
         next_v = self.value.detached(batch["next_observations"]).squeeze(-1)
 
-        advantage = target_q - self.value(batch["observations"]).squeeze(-1)
+        advantage = self.pessimistic(q) - self.value(batch["observations"]).squeeze(-1)
         value_loss = self.expectile_loss(advantage)
 
-        q = self.action_values(self.critic(inputs), batch["actions"])
-        critic_loss = self.critic_loss(q - self.target_value(batch, next_v).unsqueeze(1))
+        target = self.target_value(batch, next_v)
+        critic_loss = self.critic_loss(critics, batch["actions"], target)
 
         weight = torch.exp(self.temperature * advantage.detach()).clamp_(max=self.config.advantage_clip)
         actor_loss = (weight * self.imitation_loss(batch)).mean(1)
 
         self.adam.minimize((value_loss + critic_loss + actor_loss).sum())
         self.target_critic.track(self.critic, self.target_rate)
-        return {
+        metrics = {
             "value_loss": value_loss.detach(),
             "critic_loss": critic_loss.detach(),
             "actor_loss": actor_loss.detach(),
         }
+        if self.histogram is not None:
+            metrics["targets_outside"] = self.histogram.outside(target)
+        return metrics
 
     # --- policy ---
 

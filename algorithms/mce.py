@@ -32,6 +32,7 @@ class MCE(DQN):
         "Monte-Carlo estimation as in Schweighofer et al., A Dataset Perspective on Offline Reinforcement Learning, "
         "CoLLAs 2022, arXiv 2111.04714"
     )
+    offers_minto = False
     config_class = MCEConfig
     requires = Requires(actions=frozenset({"discrete"}), next_observations=False, return_discount=0.95)
     config: MCEConfig

@@ -35,6 +35,7 @@ class QRDQN(DQN):
     name = "qr_dqn"
     title = "QR-DQN"
     paper = "Dabney et al., Distributional Reinforcement Learning with Quantile Regression, AAAI 2018, arXiv 1710.10044"
+    offers_minto = False
     config_class = QRDQNConfig
     config: QRDQNConfig
 

@@ -33,6 +33,7 @@ class REM(DQN):
     name = "rem"
     title = "REM"
     paper = "Agarwal et al., An Optimistic Perspective on Offline Reinforcement Learning, ICML 2020, arXiv 1907.04543"
+    offers_minto = False
     config_class = REMConfig
     config: REMConfig
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from offbench.algorithms.base import Batch, option
 from offbench.algorithms.iql import IQL, IQLConfig
+from offbench.errors import SpecError
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,12 @@ class RIQL(IQL):
     config: RIQLConfig
 
     def build(self) -> None:
+        if self.config.huber and self.config.critic_loss == "hl_gauss":
+            raise SpecError(
+                "RIQL's critics cannot have the Huber loss and classify histograms",
+                "the cross-entropy takes the place of the loss of an error",
+                "set huber to false",
+            )
         super().build()
         sigma = self.value_of("sigma")
         self.threshold = 1.0 / sigma**2 if isinstance(sigma, float) else 1.0 / sigma.square().unsqueeze(1)
@@ -98,9 +105,9 @@ class RIQL(IQL):
         target = super().target_value(batch, next_v)
         return target.clamp(self.config.target_low, self.config.target_high) if self.config.clip_targets else target
 
-    def critic_loss(self, error: Tensor) -> Tensor:
+    def regression_loss(self, error: Tensor) -> Tensor:
         if not self.config.huber:
-            return super().critic_loss(error)
+            return super().regression_loss(error)
         size = error.abs()
         inside = size.clamp(max=self.threshold)
-        return (inside * (size - 0.5 * inside) / self.threshold).mean((1, 2))
+        return inside * (size - 0.5 * inside) / self.threshold

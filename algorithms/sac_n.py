@@ -37,6 +37,11 @@ class SACNConfig(Config):
         3e-4, "Adam's rate of the entropy's temperature", source="authors' code", per_lane=True, low=0.0
     )
     hidden: tuple[int, ...] = option((256, 256, 256), "hidden widths of actor and critics", source="paper, appendix")
+    minto: bool = option(
+        False,
+        "bootstrap from the smaller of target and online critics in place of the target critics",
+        source="off in the paper; Hendawy et al. 2025, arXiv 2510.02590",
+    )
 
 
 class SACN(Algorithm):
@@ -45,7 +50,8 @@ class SACN(Algorithm):
     Temperature: L = -log alpha E[log pi(a~|s) - A]. Actor: L = E[alpha log pi(a~|s) - min_i Q_i(s, a~)]. Critics:
     y = r + gamma (1-d) (min_i Q'_i(s', a') - alpha log pi(a'|s')); L = sum_i E[(Q_i(s,a) - y)^2]. As in the authors'
     code they are updated in this order, each with what the one before left, then the targets move. Temperature and
-    actor see the same sample a~.
+    actor see the same sample a~. With `minto` (Hendawy et al. 2025, not the paper's), min(Q'_i, Q_i) takes the place of
+    Q'_i.
     """
 
     name = "sac_n"
@@ -91,8 +97,11 @@ class SACN(Algorithm):
     def target_value(self, batch: Batch, noise: Tensor) -> Tensor:
         """y [L, B]: the smallest target critic at an action of the policy, less its entropy's price."""
         actions, log_density = self.sample(self.actor.detached(batch["next_observations"]), noise)
-        next_q = self.target_critic.detached(torch.cat([batch["next_observations"], actions], -1)).squeeze(-1).amin(1)
-        soft = next_q - self.log_temperature.detach().exp() * log_density
+        pairs = torch.cat([batch["next_observations"], actions], -1)
+        next_q = self.target_critic.detached(pairs)
+        if self.config.minto:
+            next_q = torch.minimum(next_q, self.critic.detached(pairs))
+        soft = next_q.squeeze(-1).amin(1) - self.log_temperature.detach().exp() * log_density
         return batch["rewards"] + self.discount * batch["continues"] * soft
 
     def critic_loss(self, batch: Batch, target: Tensor) -> Tensor:

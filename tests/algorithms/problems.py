@@ -87,6 +87,22 @@ class Plain:
             torch.testing.assert_close(mine, other, rtol=1e-4, atol=2e-5)
 
 
+def normal_histogram(targets: Tensor, low: float, high: float, bins: int, smoothing: float) -> Tensor:
+    """The mass [B, bins] of N(y, (smoothing * width)^2) in each bin over that in the whole range, by torch's Normal."""
+    edges = torch.linspace(low, high, bins + 1, dtype=torch.float64)
+    targets = targets.double().clamp(low, high)[:, None]
+    below = torch.distributions.Normal(targets, smoothing * (high - low) / bins).cdf(edges)
+    mass = below[:, 1:] - below[:, :-1]
+    return (mass / mass.sum(1, keepdim=True)).float()
+
+
+def histogram_mean(logits: Tensor, low: float, high: float) -> Tensor:
+    """The mean [...] of the categorical distribution over the bins' centres that logits [..., bins] describe."""
+    width = (high - low) / logits.shape[-1]
+    centres = low + width * (torch.arange(logits.shape[-1]) + 0.5)
+    return (torch.softmax(logits, -1) * centres).sum(-1)
+
+
 def adam(*nets: Plain) -> torch.optim.Adam:
     return torch.optim.Adam([p for net in nets for p in net.parameters()], lr=3e-4)
 

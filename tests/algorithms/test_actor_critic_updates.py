@@ -13,7 +13,7 @@ from torch.distributions.transforms import TanhTransform
 
 from offbench.algorithms.gaussian import squashed_sample
 
-from .problems import CONTINUOUS, Plain, adam, make, random_batch, random_noise
+from .problems import CONTINUOUS, Plain, adam, histogram_mean, make, normal_histogram, random_batch, random_noise
 
 A = CONTINUOUS.action_size
 
@@ -46,9 +46,10 @@ def test_squashed_density_integrates_to_one_and_is_exact_where_tanh_saturates() 
     assert far.item() == pytest.approx(-0.5 * math.log(2 * math.pi) - 2 * (math.log(2) - 12), rel=1e-5)
 
 
-@pytest.mark.parametrize("name", ["sac_n", "edac"])
-def test_sac_n_and_edac_equal_the_paper_written_out(name: str) -> None:
-    extra = {"diversity": 3.0} if name == "edac" else {}
+@pytest.mark.parametrize(
+    ("name", "extra"), [("sac_n", {}), ("sac_n", {"minto": True}), ("edac", {"diversity": 3.0})], ids=str
+)
+def test_sac_n_and_edac_equal_the_paper_written_out(name: str, extra: dict[str, object]) -> None:
     ours = make(name, CONTINUOUS, [5], critics=4, **extra)
     actor, critic = Plain(ours.actor), Plain(ours.critic)
     old_critic = copy.deepcopy(critic)
@@ -71,7 +72,8 @@ def test_sac_n_and_edac_equal_the_paper_written_out(name: str) -> None:
         step(actor_step, actor_loss)
         with torch.no_grad():
             a2, log_pi2 = sample(s2, noise["next_action"][0])
-            q2 = torch.stack([old_critic(s2, a2, member=i)[:, 0] for i in range(4)]).min(0).values
+            used = [old_critic, critic] if extra.get("minto") else [old_critic]
+            q2 = torch.stack([net(s2, a2, member=i)[:, 0] for i in range(4) for net in used]).min(0).values
             y = r + 0.99 * c * (q2 - alpha * log_pi2)
         critic_loss = sum(nn.functional.mse_loss(critic(s, a, member=i)[:, 0], y) for i in range(4))
         if name == "edac":
@@ -178,8 +180,10 @@ def test_crr_equals_the_paper_written_out(settings: dict[str, object]) -> None:
         {},
         {"lagrange": True, "gap": 0.8, "conservatism": 5.0},
         {"max_backup": True, "clip_difference": 1.4},
+        {"minto": True},
+        {"critic_loss": "hl_gauss", "bins": 11, "value_low": -4.0, "value_high": 4.0},
     ],
-    ids=["plain", "lagrange", "max-backup"],
+    ids=["plain", "lagrange", "max-backup", "minto", "hl-gauss"],
 )
 def test_cql_equals_the_paper_written_out(settings: dict[str, object]) -> None:
     ours = make("cql", CONTINUOUS, [5], actions=4, actor_learning_rate=3e-4, **settings)
@@ -191,14 +195,18 @@ def test_cql_equals_the_paper_written_out(settings: dict[str, object]) -> None:
     actor_step.add_param_group({"params": [scale, offset]})
     alpha_step, multiplier_step = (torch.optim.Adam([x], lr=3e-4) for x in (log_alpha, log_multiplier))
     weight = settings.get("conservatism", 10.0)
+    classifies = "critic_loss" in settings
 
     def sample(s: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
         """Samples [B, n, A] and log-densities [B, n]."""
         output = actor(s)[:, None].expand(-1, noise.shape[1], -1)
         return squashed(output[..., :A], (scale * output[..., A:] + offset).clamp(-20, 2), noise)
 
+    def value_of(output: Tensor) -> Tensor:
+        return histogram_mean(output, -4, 4) if classifies else output[..., 0]
+
     def q_of(net: Plain, i: int, s: Tensor, a: Tensor) -> Tensor:
-        return net(s[:, None].expand(-1, a.shape[1], -1), a, member=i)[..., 0]
+        return value_of(net(s[:, None].expand(-1, a.shape[1], -1), a, member=i))
 
     for update in range(1, 21):
         batch, noise = random_batch(CONTINUOUS, 1, 32, update), random_noise(ours, 32, update)
@@ -211,12 +219,16 @@ def test_cql_equals_the_paper_written_out(settings: dict[str, object]) -> None:
         actor_loss = (alpha * log_pi - q_new).mean()
         with torch.no_grad():
             a2, _ = sample(s2, n["backup_action"])
-            y = r + 0.99 * c * torch.minimum(q_of(old_critic, 0, s2, a2), q_of(old_critic, 1, s2, a2)).max(1).values
+            q2 = torch.minimum(q_of(old_critic, 0, s2, a2), q_of(old_critic, 1, s2, a2))
+            if settings.get("minto"):
+                q2 = torch.stack([q2, q_of(critic, 0, s2, a2), q_of(critic, 1, s2, a2)]).amin(0)
+            y = r + 0.99 * c * q2.max(1).values
             current, current_log = sample(s, n["current_action"])
             following, following_log = sample(s2, n["next_action"])
         critic_loss = multiplier_loss = td_loss = torch.zeros(())
         for i in range(2):
-            q = critic(s, a, member=i)[:, 0]
+            output = critic(s, a, member=i)
+            q = value_of(output)
             values = torch.cat(
                 [
                     q_of(critic, i, s, 2 * n["uniform_action"] - 1) - math.log(0.5**A),
@@ -234,8 +246,12 @@ def test_cql_equals_the_paper_written_out(settings: dict[str, object]) -> None:
                 excess = weight * (difference.mean() - 0.8)
                 term = multiplier.detach() * excess
                 multiplier_loss = multiplier_loss - 0.5 * multiplier * excess.detach()
-            td_loss = td_loss + nn.functional.mse_loss(q, y)
-            critic_loss = critic_loss + nn.functional.mse_loss(q, y) + term
+            if classifies:
+                fit = nn.functional.cross_entropy(output, normal_histogram(y, -4, 4, 11, 0.75))
+            else:
+                fit = nn.functional.mse_loss(q, y)
+            td_loss = td_loss + fit
+            critic_loss = critic_loss + fit + term
         actor_gradients = torch.autograd.grad(actor_loss, [*actor.parameters(), scale, offset])
         for parameter, gradient in zip([*actor.parameters(), scale, offset], actor_gradients, strict=True):
             parameter.grad = gradient

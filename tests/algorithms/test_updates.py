@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Callable
 
 import gymnasium
 import numpy as np
@@ -15,7 +16,19 @@ from offbench.algorithms.base import ProblemSpec, Requires
 from offbench.algorithms.batches import LaneSampler, Preprocessing, TransitionBuffer
 from offbench.datasets import Dataset
 
-from .problems import CASES, CONTINUOUS, DISCRETE, IDS, Plain, adam, make, random_batch, random_noise
+from .problems import (
+    CASES,
+    CONTINUOUS,
+    DISCRETE,
+    IDS,
+    Plain,
+    adam,
+    histogram_mean,
+    make,
+    normal_histogram,
+    random_batch,
+    random_noise,
+)
 
 
 def test_td3_bc_equals_the_paper_written_out() -> None:
@@ -56,11 +69,16 @@ def test_td3_bc_equals_the_paper_written_out() -> None:
         plain.assert_equals(getattr(ours, net))
 
 
+HL_GAUSS = {"critic_loss": "hl_gauss", "bins": 11, "value_low": -2.0, "value_high": 2.0, "bin_smoothing": 0.6}
+
+
 @pytest.mark.parametrize("kind", ["gaussian", "deterministic", "discrete"])
-def test_iql_equals_the_paper_written_out(kind: str) -> None:
+@pytest.mark.parametrize("switches", [{}, {"minto": True}, HL_GAUSS], ids=["plain", "minto", "hl-gauss"])
+def test_iql_equals_the_paper_written_out(kind: str, switches: dict[str, object]) -> None:
     space = DISCRETE if kind == "discrete" else CONTINUOUS
-    policy = {} if kind == "discrete" else {"policy": kind}
-    ours = make("iql", space, [5], total_updates=40, expectile=0.8, temperature=2.0, advantage_clip=0.95, **policy)
+    values = {**switches} if kind == "discrete" else {"policy": kind, **switches}
+    ours = make("iql", space, [5], total_updates=40, expectile=0.8, temperature=2.0, advantage_clip=0.95, **values)
+    minto, classifies = bool(switches.get("minto")), "critic_loss" in switches
     value, critic, actor = Plain(ours.value), Plain(ours.critic), Plain(ours.actor)
     old_critic = copy.deepcopy(critic)
     log_std = torch.zeros(space.action_size, requires_grad=True)
@@ -73,17 +91,28 @@ def test_iql_equals_the_paper_written_out(kind: str) -> None:
         batch = random_batch(space, 1, 32, step)
         s, a, r, s2, c = (batch[k][0] for k in ("observations", "actions", "rewards", "next_observations", "continues"))
 
-        def q_of(net: Plain, member: int, s: Tensor = s, a: Tensor = a) -> Tensor:
+        def output_of(net: Plain, member: int, s: Tensor = s, a: Tensor = a) -> Tensor:
             if kind == "discrete":
-                return net(s, member=member)[torch.arange(len(a)), a]
-            return net(s, a, member=member)[:, 0]
+                return net(s, member=member).view(len(s), space.action_size, -1)[torch.arange(len(a)), a]
+            return net(s, a, member=member)
+
+        def q_of(net: Plain, member: int, of: Callable[..., Tensor] = output_of) -> Tensor:
+            output = of(net, member)
+            return histogram_mean(output, -2, 2) if classifies else output[:, 0]
 
         with torch.no_grad():
             target_q = torch.minimum(q_of(old_critic, 0), q_of(old_critic, 1))
+            if minto:
+                target_q = torch.stack([target_q, q_of(critic, 0), q_of(critic, 1)]).amin(0)
             y = r + 0.99 * c * value(s2)[:, 0]
         u = target_q - value(s)[:, 0]
         value_loss = torch.mean(torch.abs(0.8 - (u < 0).float()) * u**2)
-        critic_loss = sum(nn.functional.mse_loss(q_of(critic, i), y) for i in range(2)) / 2
+        if classifies:
+            mass = normal_histogram(y, -2, 2, 11, 0.6)
+            outputs = [output_of(critic, i) for i in range(2)]
+            critic_loss = sum(nn.functional.cross_entropy(output, mass) for output in outputs) / 2
+        else:
+            critic_loss = sum(nn.functional.mse_loss(q_of(critic, i), y) for i in range(2)) / 2
         weight = torch.exp(2.0 * u.detach()).clamp(max=0.95)
         clipped += int((weight == 0.95).sum())
         if kind == "discrete":
@@ -102,6 +131,8 @@ def test_iql_equals_the_paper_written_out(kind: str) -> None:
         metrics = ours.update(batch, {}, step)
         for name, loss in (("value_loss", value_loss), ("critic_loss", critic_loss), ("actor_loss", actor_loss)):
             assert metrics[name].item() == pytest.approx(loss.item(), rel=2e-4, abs=1e-5)
+        if classifies:
+            assert metrics["targets_outside"].item() == pytest.approx((y.abs() > 2).float().mean().item())
     assert clipped > 0
     for plain, net in ((value, "value"), (critic, "critic"), (actor, "actor"), (old_critic, "target_critic")):
         plain.assert_equals(getattr(ours, net))

@@ -16,7 +16,17 @@ from offbench.algorithms.conformance import random_dataset
 from offbench.datasets import Dataset
 from offbench.datasets.returns import returns_to_go
 
-from .problems import CONTINUOUS, DISCRETE, Plain, adam, make, random_batch, random_noise
+from .problems import (
+    CONTINUOUS,
+    DISCRETE,
+    Plain,
+    adam,
+    histogram_mean,
+    make,
+    normal_histogram,
+    random_batch,
+    random_noise,
+)
 from .test_updates import BEHAVIOUR, DISCOUNT, STATES, ring_transitions, solve_ring
 
 ACTIONS = DISCRETE.action_size
@@ -67,8 +77,12 @@ def written_out(name: str, settings: dict, nets: dict[str, Plain], batch: dict, 
         with torch.no_grad():
             probability = behaviour(s2).softmax(1)
             allowed = probability / probability.max(1, keepdim=True).values > 0.6
-            best = torch.where(allowed, critic(s2), torch.full_like(critic(s2), -1e9)).argmax(1)
-            y = r + 0.9 * c * pick(old(s2), best)
+            if settings.get("minto"):
+                smaller = torch.minimum(critic(s2), old(s2))
+                y = r + 0.9 * c * torch.where(allowed, smaller, torch.full_like(smaller, -1e9)).amax(1)
+            else:
+                best = torch.where(allowed, critic(s2), torch.full_like(critic(s2), -1e9)).argmax(1)
+                y = r + 0.9 * c * pick(old(s2), best)
         logits = behaviour(s)
         return huber(pick(critic(s), a) - y).mean() + nn.functional.cross_entropy(logits, a) + 0.01 * (logits**2).mean()
     if name == "discrete_crr":
@@ -91,11 +105,22 @@ def written_out(name: str, settings: dict, nets: dict[str, Plain], batch: dict, 
                 weight = torch.exp(advantage / 0.5).clamp(max=1.05)
         imitation = nn.functional.cross_entropy(actor(s), a, reduction="none")
         return huber(pick(critic(s), a) - y).mean() + (weight * imitation).mean()
+    classifies = settings.get("critic_loss") == "hl_gauss"
+
+    def value(net: Plain, x: Tensor) -> Tensor:
+        return histogram_mean(net(x).view(len(x), ACTIONS, -1), -10, 10) if classifies else net(x)
+
     with torch.no_grad():
-        best = (critic if settings.get("double", True) else old)(s2).argmax(1)
-        y = r + 0.9 * c * pick(old(s2), best)
-    values = critic(s)
+        if settings.get("minto"):
+            y = r + 0.9 * c * torch.minimum(value(old, s2), value(critic, s2)).amax(1)
+        else:
+            best = value(critic if settings.get("double", True) else old, s2).argmax(1)
+            y = r + 0.9 * c * pick(value(old, s2), best)
+    values = value(critic, s)
     loss = huber(pick(values, a) - y).mean()
+    if classifies:
+        logits = critic(s).view(len(s), ACTIONS, -1)[torch.arange(len(a)), a]
+        loss = nn.functional.cross_entropy(logits, normal_histogram(y, -10, 10, 11, 0.75))
     if name == "discrete_cql":
         loss = loss + 2.0 * (torch.log(values.exp().sum(1)) - pick(values, a)).mean()
     return loss
@@ -113,7 +138,10 @@ def written_out(name: str, settings: dict, nets: dict[str, Plain], batch: dict, 
         ("qr_dqn", {"quantiles": 7, "levels": "upper", "double": False}),
         ("rem", {"heads": 5}),
         ("rem", {"heads": 5, "shared_mixture": False}),
+        ("dqn", {"minto": True}),
+        ("discrete_bcq", {"minto": True, "threshold": 0.6}),
         ("discrete_cql", {"conservatism": 2.0}),
+        ("discrete_cql", {"conservatism": 2.0, "minto": True, "critic_loss": "hl_gauss", "bins": 11}),
         ("discrete_bcq", {"threshold": 0.6}),
         ("discrete_crr", {}),
         ("discrete_crr", {"samples": 0, "weighting": "exponential", "temperature": 0.5, "weight_clip": 1.05}),
