@@ -203,9 +203,9 @@ def make_minatar(game: str, **_: Any) -> gymnasium.Env[Any, Any]:
         raise MissingExtraError(f"simulating MinAtar's {game}", "minatar") from error
 
 
-for _id, (_base, _limit) in MINIGRID.items():
+for _id, (_inner, _limit) in MINIGRID.items():
     gymnasium.register(
-        _id, f"{__name__}:make_minigrid", max_episode_steps=_limit, kwargs={"base": _base}, disable_env_checker=True
+        _id, f"{__name__}:make_minigrid", max_episode_steps=_limit, kwargs={"base": _inner}, disable_env_checker=True
     )
 for _id, (_game, _limit) in MINATAR.items():
     gymnasium.register(
