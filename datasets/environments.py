@@ -55,7 +55,7 @@ def stacked_id(environment: str, size: int) -> str:
     return f"{environment}?frame_stack={size}"
 
 
-def _base(environment: str) -> tuple[str, int | None]:
+def _unstacked(environment: str) -> tuple[str, int | None]:
     """The id without the stack, and the stack's size."""
     found = _STACKED.fullmatch(environment)
     return (environment, None) if found is None else (found["base"], int(found["size"]))
@@ -68,7 +68,7 @@ def make_environment(environment: str) -> gymnasium.Env[Any, Any]:
         MissingExtraError: the simulator is not installed.
         gymnasium.error.Error: Gymnasium does not know the id.
     """
-    environment, stack = _base(environment)
+    environment, stack = _unstacked(environment)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         _register(environment)
@@ -86,7 +86,7 @@ def make_environment(environment: str) -> gymnasium.Env[Any, Any]:
 
 def horizon(environment: str) -> int | None:
     """Time limit in steps; None if there is none, or if it cannot be known without a package that is missing."""
-    environment, _ = _base(environment)
+    environment, _ = _unstacked(environment)
     try:
         _register(environment)
         return gymnasium.spec(environment).max_episode_steps
@@ -96,7 +96,7 @@ def horizon(environment: str) -> int | None:
 
 def packages(environment: str) -> tuple[str, ...]:
     """Distributions whose versions decide what the environment does."""
-    extra = _extra(_base(environment)[0])
+    extra = _extra(_unstacked(environment)[0])
     return {
         "minigrid": ("gymnasium", "minigrid"),
         "minatar": ("gymnasium", "minatar"),
