@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from offbench.datasets.marks import MISSING
 from offbench.datasets.records import TransformRecord
 from offbench.errors import DatasetError, SpecError
 
@@ -129,14 +130,23 @@ def restore(dataset: Dataset) -> Dataset:
         if name.startswith(CLEAN):
             column = name.removeprefix(CLEAN)
             if column == "observations":
-                frames = dataset.observations.copy()
+                frames = changes["observations"] if "observations" in changes else dataset.observations.copy()
                 frames[dataset.frame_index] = values
+                changes["observations"] = frames
+            elif column == "next_observations" and dataset.next_observations_override is None:
+                # The frames themselves were changed; those behind an episode's last row are in no other column.
+                rows = np.flatnonzero(dataset.is_last & dataset.next_valid)
+                frames = changes["observations"] if "observations" in changes else dataset.observations.copy()
+                frames[dataset.next_frame_index[rows]] = values[rows]
                 changes["observations"] = frames
             elif column == "next_observations":
                 changes["next_observations_override"] = values
+            elif column == "next_known":
+                changes["next_known"] = values.astype(np.bool_)
             else:
                 changes[column] = values.astype(getattr(dataset, column).dtype, copy=False)
-    infos = {name: values for name, values in dataset.infos.items() if not name.startswith((TOUCHED, CLEAN))}
+    gone = (TOUCHED, CLEAN, *(MISSING + column for column in changes))
+    infos = {name: values for name, values in dataset.infos.items() if not name.startswith(gone)}
     restored = dataset.with_transform(TransformRecord("restore", {}), infos=infos, **changes)
     return _without_needless_override(restored)
 

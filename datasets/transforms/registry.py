@@ -31,6 +31,23 @@ _BUILTIN: dict[str, str] = {
     "drop_rewards": "action_free:DropRewards",
     "fill_rewards": "action_free_fill:FillRewards",
     "reweight": "weights:Reweight",
+    "corrupt": "corruption:Corrupt",
+    "gaussian_noise": "defects_sensors:GaussianNoise",
+    "sensor_dropout": "defects_sensors:SensorDropout",
+    "sensor_bias": "defects_sensors:SensorBias",
+    "action_delay": "defects_sensors:ActionDelay",
+    "reward_sparsify": "defects_rewards:RewardSparsify",
+    "reward_delay": "defects_rewards:RewardDelay",
+    "reward_flip": "defects_rewards:RewardFlip",
+    "poison_labels": "defects_rewards:PoisonLabels",
+    "missing_next": "defects_episodes:MissingNext",
+    "duplicate_episodes": "defects_episodes:DuplicateEpisodes",
+    "shuffle_episodes": "defects_episodes:ShuffleEpisodes",
+    "dsrl_density": "dsrl_filters:DsrlDensity",
+    "dsrl_outliers": "dsrl_filters:DsrlOutliers",
+    "dsrl_noise": "dsrl_filters:DsrlNoise",
+    "dsrl_inpaint": "dsrl_filters:DsrlInpaint",
+    "dsrl_epsilon": "dsrl_filters:DsrlEpsilon",
 }
 _GROUP = "offbench.transforms"
 
