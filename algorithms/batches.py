@@ -12,6 +12,7 @@ from torch import Tensor
 
 from offbench.algorithms.base import Batch, NoiseSpec, ProblemSpec, Requires
 from offbench.algorithms.randomness import generator
+from offbench.datasets.marks import bootstrap_view, complete_returns, missing, rewarded_episodes
 from offbench.datasets.returns import returns_to_go
 from offbench.errors import DatasetError, IncompatibleError, SpecError
 
@@ -111,6 +112,11 @@ def _next_observations(dataset: Dataset, rows: np.ndarray) -> np.ndarray:
     return dataset.observations.reshape(len(dataset.observations), -1)[dataset.next_frame_index[rows]]
 
 
+def _following(dataset: Dataset, rows: np.ndarray) -> np.ndarray:
+    """The next row of each one in its episode; the row itself at the episode's end."""
+    return rows + ~dataset.is_last[rows]
+
+
 def reward_affine(dataset: Dataset, preprocessing: Preprocessing) -> tuple[float, float]:
     """Scale and shift of rewards that a preprocessing means for a dataset.
 
@@ -119,7 +125,7 @@ def reward_affine(dataset: Dataset, preprocessing: Preprocessing) -> tuple[float
     """
     scale = 1.0
     if preprocessing.rewards == "return_range":
-        returns = dataset.episode_returns[dataset.episode_complete]
+        returns = dataset.episode_returns[complete_returns(dataset)]
         spread = float(returns.max() - returns.min()) if len(returns) else 0.0
         if spread <= 0.0:
             raise IncompatibleError(
@@ -132,12 +138,23 @@ def reward_affine(dataset: Dataset, preprocessing: Preprocessing) -> tuple[float
 
 
 def usable_rows(dataset: Dataset, requires: Requires) -> np.ndarray:
-    """Which transitions an algorithm can use, [N] bool."""
-    usable = dataset.bootstrappable if requires.next_observations else np.ones(len(dataset.rewards), bool)
+    """Which transitions an algorithm can use, [N] bool. Rows that lack an action or a reward it reads are left out."""
+    view = bootstrap_view(dataset)
+    ended = dataset.terminated[view.last] | (view.factor == 0)
+    usable = np.ones(len(dataset.rewards), bool)
+    if requires.next_observations:
+        usable = ended | dataset.next_valid[view.last]
     if requires.next_actions:
-        usable = usable & (dataset.terminated | ~dataset.is_last)
+        usable = usable & (ended | ~dataset.is_last[view.last])
+    without_action, without_reward = missing(dataset, "actions"), missing(dataset, "rewards")
+    if without_action is not None:
+        usable = usable & ~without_action
+        if requires.next_actions:
+            usable = usable & (ended | ~without_action[_following(dataset, view.last)])
+    if without_reward is not None and requires.next_observations:  # imitation reads none
+        usable = usable & ~without_reward
     if requires.return_discount is not None or requires.window is not None:
-        usable = usable & dataset.episode_complete[dataset.episode_ids]
+        usable = usable & complete_returns(dataset)[dataset.episode_ids]
     if requires.top_fraction < 1.0:
         best = np.zeros(dataset.num_episodes, bool)
         best[best_episodes(dataset, requires.top_fraction)] = True
@@ -152,7 +169,8 @@ def best_episodes(dataset: Dataset, fraction: float) -> np.ndarray:
     Whole episodes are chosen by their own return; a split of the flat rows at terminal steps drifts where a dataset
     leaves out rows at time limits.
     """
-    candidates = dataset.episode_complete if dataset.episode_complete.any() else np.ones(dataset.num_episodes, bool)
+    complete = complete_returns(dataset)
+    candidates = complete if complete.any() else rewarded_episodes(dataset)
     if dataset.sampling_weights is not None:
         drawn = np.add.reduceat(dataset.sampling_weights, dataset.episode_starts) > 0
         candidates = candidates & drawn if (candidates & drawn).any() else drawn
@@ -235,6 +253,8 @@ class TransitionBuffer:
         frames = dataset.observations.reshape(len(dataset.observations), -1)
         normalizer = Normalizer.fit(dataset, preprocessing.observations)
         scale, shift = reward_affine(dataset, preprocessing)
+        view = bootstrap_view(dataset)
+        last = view.last[kept]
 
         self._action_columns = 1 if space.discrete else space.action_size
         size, end = space.observation_size, space.observation_size + self._action_columns
@@ -247,17 +267,19 @@ class TransitionBuffer:
             part = kept[start : start + 262_144]
             block = rows[start : start + len(part)]
             block[:, :size] = (frames[dataset.frame_index[part]] - mean) / spread
-            block[:, end : end + size] = (_next_observations(dataset, part) - mean) / spread
+            following = last[start : start + len(part)]
+            block[:, end : end + size] = (_next_observations(dataset, following) - mean) / spread
         rows[:, size:end] = unit_actions(dataset.actions[kept], space)
         if self._with_next_actions:
             # Where the episode terminated, s' has no action: the row's own one stands in, and 1-d masks it.
-            following = kept + ~dataset.is_last[kept]
+            following = _following(dataset, last)
             rows[:, end + size : end + size + self._action_columns] = unit_actions(dataset.actions[following], space)
         if requires.return_discount is not None:
             rewards = dataset.rewards.astype(np.float64) * scale + shift
             rows[:, -3] = returns_to_go(rewards, dataset.episode_starts, requires.return_discount)[kept]
-        rows[:, -2] = dataset.rewards[kept] * np.float32(scale) + np.float32(shift)
-        rows[:, -1] = ~dataset.terminated[kept]
+        sums, weights = view.rewards[kept].astype(np.float32), view.weights[kept].astype(np.float32)
+        rows[:, -2] = sums * np.float32(scale) + weights * np.float32(shift)
+        rows[:, -1] = ~dataset.terminated[last] * view.factor[kept]
 
         self.normalizer = Normalizer(normalizer.mean.to(device), normalizer.scale.to(device))
         self._rows = torch.from_numpy(rows).to(device)
@@ -277,7 +299,8 @@ class TransitionBuffer:
 
         Returns:
             observations [L, B, S], actions [L, B, A] in [-1, 1] or [L, B] int64, observation_actions [L, B, S+A]
-            (continuous only), next_observations [L, B, S], rewards [L, B], continues [L, B] (1 - d); where the
+            (continuous only), next_observations [L, B, S], rewards [L, B], continues [L, B]: 1 - d, times the factor
+            of the dataset's marks (n-step: discount^(m-1), and the rewards are sums; see `datasets.marks`); where the
             algorithm requires them, next_actions like actions and returns [L, B].
         """
         rows = self._rows.index_select(0, indices.reshape(-1)).view(*indices.shape, -1)

@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike
 from offbench.datasets import columns
 from offbench.datasets.columns import Array, freeze
 from offbench.datasets.episodes import boundaries, checked_starts, merge_next
+from offbench.datasets.marks import NEUTRAL
 from offbench.datasets.records import Provenance, Reference, TransformRecord
 from offbench.datasets.spaces import unbounded_space
 from offbench.errors import DatasetError, UnknownNameError
@@ -68,7 +69,7 @@ class Dataset:
         next_observations_override: [N, *obs_shape]; explicit next observations that differ from the frames.
         next_known: [N] bool, the rows of the override that are known; None if all are. Only with an override.
         costs, log_probs: [N] float32. goals: [N, ...].
-        infos: further columns [N, ...] by name; not part of the fingerprint.
+        infos: further columns [N, ...] by name; not part of the fingerprint but for those of `datasets.marks`.
         sampling_weights: [N] float64, probability of drawing each transition; sums to 1.
 
     Raises:
@@ -356,11 +357,12 @@ class Dataset:
     def fingerprint(self) -> str:
         """SHA-256 (hex) of the core columns; equal for the same trajectories, whatever file they come from.
 
-        infos, names, spaces, reference and provenance are not in it.
+        Names, spaces, reference, provenance and infos are not in it, but for the marks that decide what is learned.
         """
         digest = hashlib.sha256(FINGERPRINT_SCHEMA.encode())
-        for name in CORE_COLUMNS:
-            column = getattr(self, name)
+        named = {name: getattr(self, name) for name in CORE_COLUMNS}
+        named |= {f"infos/{name}": self.infos.get(name) for name in sorted(NEUTRAL)}
+        for name, column in named.items():
             if column is None:
                 continue
             little = column.astype(column.dtype.newbyteorder("<"), copy=False)

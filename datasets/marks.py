@@ -42,6 +42,19 @@ def missing(dataset: Dataset, column: str) -> Array | None:
     return None if mask is None or not mask.any() else mask.astype(np.bool_)
 
 
+def rewarded_episodes(dataset: Dataset) -> Array:
+    """Return [K] bool, the episodes in which no reward is missing."""
+    absent = missing(dataset, "rewards")
+    if absent is None:
+        return np.ones(dataset.num_episodes, np.bool_)
+    return ~np.logical_or.reduceat(absent, dataset.episode_starts)
+
+
+def complete_returns(dataset: Dataset) -> Array:
+    """Return [K] bool, the episodes whose return is known: terminated or truncated, and no reward missing."""
+    return dataset.episode_complete & rewarded_episodes(dataset)
+
+
 @dataclass(frozen=True)
 class BootstrapView:
     """What a bootstrapped target of each row t is made of: sum of rewards + discount * factor * value after row `last`.

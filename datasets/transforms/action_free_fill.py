@@ -96,9 +96,9 @@ class FillActions(_Fill):
 
     Zheng et al. 2023 (SS-ORL, ICML, arXiv 2210.06518): a network learns from the trajectories that have actions and
     labels the others. Theirs is Gaussian with 2 x 1024 units, learning rate 1e-4, batches of 1024 and one past
-    transition; ours is its mean only (squared error; cross-entropy for discrete actions), smaller by default. Before the start of a
-    trajectory its first observation is repeated (theirs has zeros before normalization). Rows whose next observation is
-    unknown cannot be labelled and stay missing.
+    transition; ours is its mean only (squared error; cross-entropy for discrete actions), smaller by default. Before
+    the start of a trajectory its first observation is repeated (theirs has zeros before normalization). Rows whose
+    next observation is unknown cannot be labelled and stay missing.
 
     Attributes:
         past: k, past observations that the model sees.

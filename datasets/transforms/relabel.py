@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from offbench.datasets.columns import Array
+from offbench.datasets.marks import complete_returns, missing
 from offbench.datasets.returns import returns_to_go
 from offbench.datasets.transforms.base import Transform
 from offbench.errors import DatasetError, IncompatibleError, SpecError
@@ -59,11 +60,12 @@ class RelabelRewards(Transform):
         Raises:
             IncompatibleError: there is no range or no spread to normalize by.
         """
-        known = ~dataset.infos.get("missing/rewards", np.zeros(dataset.num_transitions, np.bool_))
+        absent = missing(dataset, "rewards")
+        known = np.ones(dataset.num_transitions, np.bool_) if absent is None else ~absent
         rewards = dataset.rewards.astype(np.float64)
         measured: dict[str, float] = {}
         if self.normalize == "return_range":
-            measured["return_range"] = spread = _return_range(dataset, known)
+            measured["return_range"] = spread = _return_range(dataset)
             rewards /= spread
         elif self.normalize == "standardize":
             mean, spread = float(rewards[known].mean()), float(rewards[known].std())
@@ -78,9 +80,8 @@ class RelabelRewards(Transform):
         return _with_rewards(self, dataset, np.where(known, rewards, dataset.rewards), measured)
 
 
-def _return_range(dataset: Dataset, known: Array) -> float:
-    usable = dataset.episode_complete & np.logical_and.reduceat(known, dataset.episode_starts)
-    returns = dataset.episode_returns[usable]
+def _return_range(dataset: Dataset) -> float:
+    returns = dataset.episode_returns[complete_returns(dataset)]
     spread = float(returns.max() - returns.min()) if len(returns) else 0.0
     if not spread > 0:
         raise IncompatibleError(
