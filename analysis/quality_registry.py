@@ -12,7 +12,10 @@ from offbench.errors import SpecError, UnknownNameError
 
 GROUP = "offbench.measures"
 # The order of modules and, in them, of definitions is that of the table.
-_MODULES = ("quality_returns", "quality_coverage", "quality_entropy", "quality_behaviour", "quality_distance")
+_MODULES = (
+    *("quality_returns", "quality_coverage", "quality_entropy", "quality_behaviour", "quality_policies"),
+    *("quality_learned", "quality_distance"),
+)
 
 
 @dataclass(frozen=True)

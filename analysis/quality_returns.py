@@ -59,6 +59,31 @@ def _return_mean(view: View) -> float:
 
 
 @measure(
+    "return_std",
+    "std of returns",
+    formula="standard deviation of the episodes' returns",
+    source="elementary",
+    meaning="episodes differ in how good they are, in the unit of the rewards",
+)
+def _return_std(view: View) -> float:
+    return float(view.returns.std())
+
+
+@measure(
+    "return_skew",
+    "skewness of returns",
+    formula="mean of ((G - mean G) / std G)^3 over episodes",
+    source="elementary",
+    meaning="a few episodes are far better than most; below 0 a few are far worse",
+)
+def _return_skew(view: View) -> float:
+    deviation = view.returns.std()
+    if not deviation > 1e-9 * (1 + abs(view.returns.mean())):
+        raise NotMeasurableError("all returns are equal")
+    return float(np.mean(((view.returns - view.returns.mean()) / deviation) ** 3))
+
+
+@measure(
     "psv",
     "PSV of returns",
     formula="mean of max(G - mean G, 0)^2 over episodes",

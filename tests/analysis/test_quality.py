@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from gymnasium.spaces import Box, Discrete
+from scipy import stats
 
 from offbench.analysis import quality_registry
 from offbench.analysis.quality import measure_datasets, paper_reference
@@ -194,6 +195,15 @@ def test_measures_of_returns_by_hand() -> None:
         trajectory_quality(returns, 3.0, 3.0)
     with pytest.raises(NotMeasurableError):
         estimated_return_improvement(np.zeros(3))
+
+
+def test_spread_and_skewness_of_returns_are_numpys_and_scipys() -> None:
+    data = walk(7, length=1, rewards=np.array([0.0, 0.0, 5.0, 2.0, 1.0, 9.0, 0.0]))
+    returns = np.array([0.0, 0.0, 5.0, 2.0, 1.0, 9.0])  # the last episode is not complete
+    assert values(data, "return_std") == [pytest.approx(returns.std())]
+    assert values(data, "return_skew") == [pytest.approx(stats.skew(returns))]
+    equal = measure_datasets([data.replace(rewards=np.full(7, 0.1))], measures=["return_skew"]).datasets[0]
+    assert equal.reasons["return_skew"] == "all returns are equal"
 
 
 def test_rpsv_has_no_unit_and_its_greatest_value_at_a_third() -> None:
