@@ -26,7 +26,8 @@ def scaled(scores: Array) -> Array:
 
 def softmax_weights(scores: Array, temperature: float) -> Array:
     """Return exp(scaled(scores) / temperature) up to a factor; the largest is 1, so nothing overflows."""
-    return np.exp((scaled(scores) - 1.0) / temperature)
+    relative = scaled(scores)
+    return np.exp((relative - relative.max()) / temperature)
 
 
 def best(scores: Array, *, fraction: float | None = None, count: int | None = None) -> Array:
