@@ -390,16 +390,26 @@ def test_a2prs_gradients_reach_the_right_parameters() -> None:
 
 
 def test_a2prs_policy_is_pulled_through_the_auto_encoder() -> None:
-    # d/d pi of (pi - b(pi))^2: without the path through b the gradient of the reconstruction would be zero.
-    ours = make("a2pr", CONTINUOUS, [0])
-    batch, noise = random_batch(CONTINUOUS, 1, 8, 0), random_noise(ours, 8, 0)
-    actions = (0.5 * batch["actions"]).requires_grad_()
-    modelled = ours.vae.reconstruct(batch["observations"], actions, noise["policy_reconstruction"])
-    (gradient,) = torch.autograd.grad(modelled.sum(), actions)
-    encoder, decoder = Plain(ours.vae.encoder), Plain(ours.vae.decoder)
-    a = actions.detach()[0].requires_grad_()
-    posterior = encoded(encoder, batch["observations"][0], a)
-    latents = posterior.mean + posterior.stddev * noise["policy_reconstruction"][0]
-    (expected,) = torch.autograd.grad(torch.tanh(decoder(batch["observations"][0], latents)).sum(), a)
-    assert expected.abs().sum() > 0
-    torch.testing.assert_close(gradient[0], expected, rtol=1e-4, atol=1e-6)
+    # The imitation term alone (alpha 0), with an auto-encoder whose output depends on its input clearly.
+    ours = make("a2pr", CONTINUOUS, [0], alpha=0.0)
+    with torch.no_grad():
+        for net in (ours.vae.encoder, ours.vae.decoder):
+            net.flat.mul_(4.0)
+    batch, noise = random_batch(CONTINUOUS, 1, 32, 0), random_noise(ours, 32, 0)
+    low = torch.full((1, 32), -100.0)  # nothing is masked
+    (gradient,) = torch.autograd.grad(
+        ours.guided_actor_loss(batch, low, noise["policy_reconstruction"]).sum(), ours.actor.flat
+    )
+    s, a, *_ = columns(batch)
+    actor, critic, encoder, decoder = (lane_of(ours, name, 0) for name in ("actor", "critic", "encoder", "decoder"))
+
+    def bias_gradient(detached: bool) -> Tensor:
+        pi = torch.tanh(actor(s))
+        posterior = encoded(encoder, s, pi)
+        b = torch.tanh(decoder(s, posterior.mean + posterior.stddev * noise["policy_reconstruction"][0]))
+        better = critic(s, b, member=0) >= critic(s, a, member=0)
+        best = torch.where(better, b.detach() if detached else b, a)
+        return torch.autograd.grad((pi - best).square().mean(), actor.modules[0][-1].bias)[0]
+
+    assert (bias_gradient(True) - bias_gradient(False)).norm() > 0.005 * bias_gradient(False).norm()
+    torch.testing.assert_close(gradient.flatten()[-A:], bias_gradient(False), rtol=1e-4, atol=1e-7)
