@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from offbench.datasets.behaviour import BEHAVIOURS, behaviour_record, behaviour_records
 from offbench.datasets.records import Reference
+from offbench.datasets.training_plans import PLANS
 
 TRAINING = "training"  # the behaviour of a part that is the log of a training run
 
@@ -38,6 +39,9 @@ class Recipe:
 
     `size` is the least number of transitions, and the exact one of a training log. `seed` gives the resets, the
     action noise and the training run.
+
+    With `run` the behaviours are not the shipped ones but those of the online DQN run of that seed and of `steps`
+    steps, as in Schweighofer et al. 2022 (see `online_runs.py`): the expert is its last policy.
     """
 
     id: str
@@ -46,6 +50,13 @@ class Recipe:
     parts: tuple[Part, ...]
     description: str
     seed: int = 0
+    run: int | None = None
+    steps: int | None = None
+
+    @property
+    def name(self) -> str:
+        """The dataset's name: its id, and the run if there is one."""
+        return self.id if self.run is None else f"{self.id}-run{self.run}"
 
     @property
     def reference(self) -> Reference:
@@ -89,10 +100,16 @@ _MIXED = (Part("random", 0.8), Part("expert", 0.2, stochastic=False))
 _MEDIUM_EXPERT = (Part("medium", 0.5), Part("expert", 0.5, stochastic=False))
 
 
-def _schemes(family: str, environment: str, size: int) -> list[Recipe]:
-    """All datasets of one environment for which behaviours are shipped."""
-    record = behaviour_record(environment)
-    algorithm, kind = record["training"]["algorithm"], record["network"]["kind"]
+def _schemes(family: str) -> list[Recipe]:
+    """All datasets of one environment; with nominal sizes where its behaviours are not trained yet."""
+    environment, size = FAMILIES[family]
+    record = behaviour_records().get(environment)
+    if record is not None:
+        algorithm, kind = record["training"]["algorithm"], record["network"]["kind"]
+        medium_step = record["log"]["medium_step"] if record["log"] else None
+    else:
+        algorithm, medium_step = PLANS[family].algorithm, None
+        kind = "tanh_gaussian" if algorithm == "SAC" else "categorical"
     expert = f"the {algorithm}" if kind == "waypoints" else f"the best {algorithm} policy, deterministic"
 
     def recipe(scheme: str, parts: tuple[Part, ...], description: str, transitions: int = size) -> Recipe:
@@ -100,14 +117,13 @@ def _schemes(family: str, environment: str, size: int) -> list[Recipe]:
 
     recipes = [recipe("random", (_RANDOM,), "uniformly random actions")]
     if kind == "tanh_gaussian":
-        steps = record["log"]["medium_step"]
         recipes += [
             recipe("medium", (Part("medium", 1),), f"a partly trained {algorithm} policy, sampled"),
             recipe(
                 "medium-replay",
                 (Part(TRAINING, 1),),
                 f"all transitions of {algorithm}'s training until the medium policy",
-                steps,
+                medium_step or size,
             ),
             recipe("medium-expert", _MEDIUM_EXPERT, "one half medium, then one half expert", 2 * size),
         ]
@@ -121,14 +137,21 @@ def _schemes(family: str, environment: str, size: int) -> list[Recipe]:
     return [*recipes, recipe("expert", (_EXPERT,), expert)]
 
 
-def _table() -> dict[str, Recipe]:
-    trained = behaviour_records()
+def _table(trained: bool) -> dict[str, Recipe]:
     return {
         recipe.id: recipe
-        for family, (environment, size) in FAMILIES.items()
-        if environment in trained
-        for recipe in _schemes(family, environment, size)
+        for family, (environment, _) in FAMILIES.items()
+        if (environment in behaviour_records()) == trained and (trained or family in PLANS)
+        for recipe in _schemes(family)
     }
 
 
-RECIPES = _table()
+RECIPES = _table(trained=True)
+UNTRAINED = _table(trained=False)  # building one of these trains its behaviours first
+
+
+def add_trained(family: str) -> None:
+    """Move a family's recipes to RECIPES once its behaviours are there."""
+    for recipe in _schemes(family):
+        UNTRAINED.pop(recipe.id, None)
+        RECIPES[recipe.id] = recipe

@@ -100,13 +100,15 @@ def locate(dataset: str, options: Mapping[str, Any] | None = None) -> Path | Non
     """Where a dataset is on this machine; None if `load_dataset` would have to build or download it.
 
     Args:
-        options: those for `load_dataset`; size, seed and split decide which data are meant.
+        options: those for `load_dataset`; size, seed, run, steps and split decide which data are meant.
     """
     from offbench.datasets import recipes
 
     options = options or {}
-    if dataset in recipes.RECIPES:
-        recipe = recipes.get_recipe(dataset, options.get("size"), options.get("seed"))
+    if recipes.is_built_in(dataset):
+        recipe = recipes.get_recipe(dataset, **_recipe_options(options))
+        if recipe.run is None and dataset in recipes.UNTRAINED:
+            return None
         folder = recipes.dataset_path(recipe)
         return folder if dataset_folder(folder) is not None else None
     entry = user_entries().get(dataset) or shipped_entry(dataset) or _local_minari(dataset)
@@ -132,9 +134,8 @@ def prefetch(
     from offbench.datasets import recipes
 
     options = options or {}
-    if dataset in recipes.RECIPES:
-        built = {name: options[name] for name in ("size", "seed") if name in options}
-        return recipes.build(dataset, **built, force=force, progress=progress)
+    if recipes.is_built_in(dataset):
+        return recipes.build(dataset, **_recipe_options(options), force=force, progress=progress)
     place = locate(dataset, options)
     if place is not None and not force:
         return place
@@ -146,7 +147,7 @@ def _load(id_or_path: str | Path, options: dict[str, Any]) -> Dataset:
         return read_path(id_or_path, **options)
     from offbench.datasets import recipes
 
-    if id_or_path in recipes.RECIPES:
+    if recipes.is_built_in(id_or_path):
         check_options(id_or_path, options, recipes.load)
         return recipes.load(id_or_path, **options)
     if id_or_path not in user_entries() and shipped_entry(id_or_path) is None and looks_like_path(id_or_path):
@@ -172,7 +173,7 @@ def _require(name: str) -> DatasetEntry:
     raise UnknownNameError(
         "dataset",
         name,
-        [*recipes.RECIPES, *user_entries(), *shipped],
+        [*recipes.RECIPES, *recipes.UNTRAINED, *user_entries(), *shipped],
         fix="`offbench data list` shows the known ids; a path ends in .hdf5, .npz, ... or is a Minari folder, "
         "a Minari id is written minari:NAMESPACE/NAME-v0",
     )
@@ -257,6 +258,24 @@ def _recipe_entries(only: str | None = None) -> Iterator[DatasetEntry]:
                 place=folder,
             )
             yield with_place(entry) if dataset_folder(folder) is not None else entry
+    for recipe in recipes.UNTRAINED.values():
+        if only is None or recipe.id == only:
+            yield DatasetEntry(
+                id=recipe.id,
+                family=recipe.id.partition("/")[0],
+                environment=recipe.environment,
+                cached=False,
+                description=f"built in, its first use trains: {recipe.description}",
+                collection="built-in",
+                licence=made_by.licence,
+                citation=made_by.citation,
+                format="minari",
+            )
+
+
+def _recipe_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Those options that decide which data a built-in id means."""
+    return {name: options[name] for name in ("size", "seed", "run", "steps") if name in options}
 
 
 def _local_minari(name: str) -> DatasetEntry | None:

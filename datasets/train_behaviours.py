@@ -18,7 +18,7 @@ import argparse
 import itertools
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -38,6 +38,8 @@ from offbench.datasets.waypoints import WaypointController
 from offbench.errors import DatasetError
 
 Tensors = dict[str, NDArray[Any]]
+Progress = Callable[[int, int], None]
+EPISODES = 100  # of each reported statistic
 RANDOM_STREAM, SELECTION_STREAM, FINAL_STREAM, CHECK_STREAM = 1, 2, 3, 4
 MAZES = {"pointmaze-umaze": "PointMaze_UMaze-v3", "pointmaze-medium": "PointMaze_Medium-v3"}
 
@@ -47,7 +49,18 @@ def run_folder(runs: Path, name: str, seed: int) -> Path:
     return runs / f"{name}-seed{seed}"
 
 
-def train_run(name: str, seed: int, folder: Path) -> None:
+def train_and_export(name: str, *, seed: int, out: Path, progress: Progress | None = None) -> None:
+    """Train an environment's behaviours and write them to `out`, as the command line does by default.
+
+    Args:
+        progress: called with (steps so far, steps) instead of lines on standard error.
+    """
+    folder = run_folder(out / "runs", name, seed)
+    train_run(name, seed, folder, progress)
+    export(name, seed, folder, out, episodes=EPISODES, quiet=progress is not None)
+
+
+def train_run(name: str, seed: int, folder: Path, progress: Progress | None = None) -> None:
     """Train; writes step-<n>.safetensors, actions.npy and curve.csv (step and return of each episode)."""
     folder.mkdir(parents=True, exist_ok=True)
     plan = PLANS[name]
@@ -61,8 +74,11 @@ def train_run(name: str, seed: int, folder: Path) -> None:
         if step.ended:
             curve.append((step.done, total))
             total = 0.0
+        if progress is not None and step.done % 1000 == 0:
+            progress(step.done, plan.settings.steps)
         if step.snapshot is not None:
             save_file(step.snapshot, folder / f"step-{step.done}.safetensors")
+        if step.snapshot is not None and progress is None:
             recent = np.mean([value for _, value in curve[-20:]]) if curve else np.nan
             print(
                 f"{name}: {step.done} of {plan.settings.steps} steps, mean of the last 20 returns {recent:.1f}",
@@ -142,7 +158,9 @@ def torch_check(tensors: Tensors, activation: str, observations: NDArray[Any]) -
     return {name: np.ascontiguousarray(array) for name, array in check.items()}
 
 
-def export(name: str, seed: int, folder: Path, out: Path, *, episodes: int, note: str = "") -> None:
+def export(
+    name: str, seed: int, folder: Path, out: Path, *, episodes: int, note: str = "", quiet: bool = False
+) -> None:
     """Plays all snapshots in `folder`, gives the roles and writes weights, log and provenance to `out`."""
     plan = PLANS[name]
     states = read_snapshots(folder)
@@ -167,7 +185,8 @@ def export(name: str, seed: int, folder: Path, out: Path, *, episodes: int, note
         mean = returns(steps, stochastic, plan.select_episodes, SELECTION_STREAM)["mean"]
         curves[stochastic][steps] = mean
         kind = "sampled" if stochastic else "deterministic"
-        print(f"{name}: step {steps} {kind} {mean:.1f}", file=sys.stderr, flush=True)
+        if not quiet:
+            print(f"{name}: step {steps} {kind} {mean:.1f}", file=sys.stderr, flush=True)
     roles = choose_roles(plan, curves[False], curves[True], random["mean"])
 
     tensors: Tensors = {}
@@ -283,7 +302,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--runs", type=Path, help="folder for snapshots and curves of training (default: OUT/runs)")
     parser.add_argument("--export-only", action="store_true", help="export the training run that is there")
     parser.add_argument("--note", default="", help="what else to say in behaviours.json about how it was trained")
-    parser.add_argument("--episodes", type=int, default=100, help="episodes of each reported statistic")
+    parser.add_argument("--episodes", type=int, default=EPISODES, help="episodes of each reported statistic")
     options = parser.parse_args(arguments)
     if options.name in MAZES:
         export_controller(options.name, options.seed, options.out, episodes=options.episodes)

@@ -120,5 +120,6 @@ def train_dqn(environment: gymnasium.Env[Any, Any], settings: DQNSettings, seed:
         if done > settings.batch:
             rows = torch.from_numpy(rng.integers(min(done, settings.buffer), size=settings.batch))
             learner.update(*(tensor[rows] for tensor in store.values()))
-        snapshot = learner.tensors() if done % settings.every == 0 else None
+        due = done % settings.every == 0 or done == settings.steps
+        snapshot = learner.tensors() if due else None
         yield LoggedStep(done, np.int8(action), float(reward), ended, snapshot)

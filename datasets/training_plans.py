@@ -48,7 +48,7 @@ class DQNSettings:
         steps: environment steps; one update for each after the first `batch`.
         discount: the paper has 0.95 for CartPole and MiniGrid, 0.99 elsewhere.
         buffer: transitions kept for training, the newest.
-        every: environment steps between snapshots of the network.
+        every: environment steps between snapshots of the network; there is one after the last step as well.
         explore_updates: updates over which the share of random actions falls linearly from 1 to `epsilon`.
         copy_every: updates between copies to the target network.
     """

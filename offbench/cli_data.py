@@ -198,18 +198,24 @@ def _show_entry(name: str, entry: DatasetEntry | None, as_json: bool) -> None:
     "offbench data build pendulum/medium-replay",
     "offbench data build pendulum/random cartpole/mixed --force",
     "offbench data build cartpole/noisy --size 20000 --seed 1",
+    "offbench data build cartpole/expert cartpole/replay --run 142",
 )
 def data_build(
     datasets: Annotated[list[str] | None, typer.Argument(help="Ids of built-in datasets.")] = None,
     everything: Annotated[bool, typer.Option("--all", help="All built-in datasets.")] = False,
     size: Annotated[int | None, typer.Option("--size", help="Transitions, if not the dataset's usual number.")] = None,
     seed: Annotated[int | None, typer.Option("--seed", help="Of the data, if not 0.")] = None,
+    run: Annotated[
+        int | None, typer.Option("--run", help="Seed of an online DQN run that gives the behaviours.")
+    ] = None,
+    steps: Annotated[int | None, typer.Option("--steps", help="Of that run; also the data's size.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Build again what is there already.")] = False,
 ) -> None:
     """Build built-in datasets into the cache by rolling their behaviour policies out.
 
     The same recipe gives the same data. Training builds what it needs by itself; this command does it beforehand.
-    A replay dataset of another seed than 0 is another training run, which takes minutes to hours.
+    A replay dataset of another seed than 0 is another training run, which takes minutes to hours, and so are the
+    behaviours of an environment for which none ship, and each --run.
     """
     from offbench.datasets.recipes import RECIPES, get_recipe
 
@@ -217,23 +223,29 @@ def data_build(
     if not names:
         raise SpecError("no dataset was named", "", f"give ids or --all; built-in: {', '.join(RECIPES)}")
     for name in names:
-        get_recipe(name, size, seed)
-    for path in build_datasets(names, force=force, size=size, seed=seed):
+        get_recipe(name, size, seed, run, steps)
+    for path in build_datasets(names, force=force, size=size, seed=seed, run=run, steps=steps):
         out().print(str(path), markup=False)
 
 
 def build_datasets(
-    names: Sequence[str], *, force: bool = False, size: int | None = None, seed: int | None = None
+    names: Sequence[str],
+    *,
+    force: bool = False,
+    size: int | None = None,
+    seed: int | None = None,
+    run: int | None = None,
+    steps: int | None = None,
 ) -> list[Path]:
     """Build those of `names` that are built-in and not in the cache, showing progress; return their folders."""
-    from offbench.datasets.recipes import RECIPES, build
+    from offbench.datasets.recipes import build, is_built_in
 
     console = err()
     paths = []
-    for name in [name for name in dict.fromkeys(names) if name in RECIPES]:
+    for name in [name for name in dict.fromkeys(names) if is_built_in(name)]:
         with contextlib.ExitStack() as stack:
-            display = TaskDisplay(f"building {name}", console, stack)
-            paths.append(build(name, size=size, seed=seed, force=force, progress=display))
+            display = TaskDisplay(f"building {name}" + ("" if run is None else f", run {run}"), console, stack)
+            paths.append(build(name, size=size, seed=seed, run=run, steps=steps, force=force, progress=display))
     return paths
 
 

@@ -190,7 +190,8 @@ def _datasets_of(wanted: list[str]) -> list[tuple[str, dict[str, Any]]]:
     for name in wanted:
         if name.endswith((".yaml", ".yml")) or name in packaged_suites():
             for dataset in load_suite(name).datasets:
-                found.append((dataset.id, {k: v for k, v in dataset.options.items() if k in ("split", "size", "seed")}))
+                deciding = ("split", "size", "seed", "run", "steps")
+                found.append((dataset.id, {k: v for k, v in dataset.options.items() if k in deciding}))
         else:
             found.append((name, {}))
     return [pair for index, pair in enumerate(found) if pair not in found[:index]]

@@ -19,7 +19,7 @@ from offbench.datasets.environments import make_environment
 from offbench.datasets.recipes import RECIPES, Part, Recipe
 from offbench.datasets.rollout import roll_out
 from offbench.datasets.training_log import DivergedError, load_log
-from offbench.errors import DatasetError, MissingExtraError, SpecError, StorageError, UnknownNameError
+from offbench.errors import MissingExtraError, SpecError, StorageError, UnknownNameError
 
 SIMULATORS = {"mujoco": "mujoco", "minigrid": "minigrid", "minatar": "minatar", "robotics": "gymnasium_robotics"}
 DISCRETE = sorted({r.environment for r in RECIPES.values() if r.id.endswith("/noisy") and "Maze" not in r.environment})
@@ -226,12 +226,6 @@ def test_unusable_requests_are_explained() -> None:
         recipes.build("cartpole/random", seed=-1)
     with pytest.raises(UnknownNameError, match="expert"):
         make_policy("Pendulum-v1", "exprt", spaces.Box(-2, 2, (1,)))
-
-
-def test_families_without_behaviours_say_how_to_train_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(recipes.FAMILIES, "cartpole-long", ("CartPole-v9", 100))
-    with pytest.raises(DatasetError, match="train_behaviours cartpole-long"):
-        recipes.build("cartpole-long/expert")
 
 
 def test_another_seed_of_a_replay_is_another_training_run(cache: Path) -> None:
