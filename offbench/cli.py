@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
 import sys
@@ -29,8 +28,10 @@ from offbench.cli_output import (
 )
 from offbench.cli_quality import quality
 from offbench.cli_report import compare, published, report
+from offbench.cli_robustness import robustness
+from offbench.cli_settings import parse_seeds, parse_settings
 from offbench.cli_transform import Transforms
-from offbench.errors import RunError, SpecError
+from offbench.errors import RunError
 
 if TYPE_CHECKING:
     from offbench.reports.tables import TableRows
@@ -53,6 +54,7 @@ app.command("report")(report)
 app.command("compare")(compare)
 app.command("published")(published)
 app.command("quality")(quality)
+app.command("robustness")(robustness)
 
 Root = Annotated[Path, typer.Option("--root", "-o", help="Folder for the runs and the report.")]
 Workers = Annotated[
@@ -209,9 +211,9 @@ def train(
     suite = cell_suite(
         algorithm,
         {"id": dataset, "environment": environment, "transforms": transforms or []},
-        seeds=1 if seeds is None else _parse_seeds(seeds),
-        config=_parse_settings("-c", config or []),
-        preprocessing=_parse_settings("-p", preprocessing or []),
+        seeds=1 if seeds is None else parse_seeds(seeds),
+        config=parse_settings("-c", config or []),
+        preprocessing=parse_settings("-p", preprocessing or []),
         preset=preset,
         name=name,
         updates=updates,
@@ -351,46 +353,13 @@ def _override(suite: Suite, *, seeds: str | None = None, updates: int | None = N
 
     values = suite.model_dump()
     if seeds is not None:
-        values["seeds"] = _parse_seeds(seeds)
+        values["seeds"] = parse_seeds(seeds)
     if updates is not None:
         protocol = values["protocol"]
         if protocol["evaluate_every"] is not None:  # as many evaluations as before
             protocol["evaluate_every"] = max(1, protocol["evaluate_every"] * updates // protocol["updates"])
         protocol["updates"] = updates
     return Suite(**values)
-
-
-def _parse_seeds(text: str) -> int | list[int]:
-    try:
-        return [int(part) for part in text.split(",") if part] if "," in text else int(text)
-    except ValueError as error:
-        raise SpecError(f"--seeds {text!r} is not a number or a list of numbers", "", "e.g. 5 or 0,1,7") from error
-
-
-_SETTING_EXAMPLES = {"-c": "expectile=0.9", "-p": "observations=standardize"}
-
-
-def _parse_settings(option: str, entries: list[str]) -> dict[str, Any]:
-    import yaml
-
-    settings: dict[str, Any] = {}
-    for entry in entries:
-        key, equals, value = entry.partition("=")
-        if not equals or not key:
-            raise SpecError(f"{option} {entry!r} is not KEY=VALUE", "", f"e.g. {option} {_SETTING_EXAMPLES[option]}")
-        try:
-            settings[key.strip()] = _number(yaml.safe_load(value))
-        except yaml.YAMLError as error:
-            raise SpecError(f"{option} {entry!r} has a value that is not YAML", str(error)) from error
-    return settings
-
-
-def _number(value: Any) -> Any:
-    """YAML 1.1 reads 3e-4 as text; people mean a number."""
-    if isinstance(value, str):
-        with contextlib.suppress(ValueError):
-            return float(value)
-    return value
 
 
 def main() -> None:

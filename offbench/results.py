@@ -107,10 +107,15 @@ def score(spec: RunSpec, value: float) -> float:
 
 
 def record_cells(root: Path, runs: Sequence[RunSpec]) -> None:
-    """Remember which settings each label of a study has now (for `load_results`)."""
-    by_study: dict[str, dict[str, str]] = {}
+    """Remember which settings each label of a study has now (for `load_results`).
+
+    Several, where the data are drawn anew for every seed.
+    """
+    by_study: dict[str, dict[str, list[str]]] = {}
     for run in runs:
-        by_study.setdefault(run.study, {})[_cell_key(run)] = run.cell_hash
+        hashes = by_study.setdefault(run.study, {}).setdefault(_cell_key(run), [])
+        if run.cell_hash not in hashes:
+            hashes.append(run.cell_hash)
     for study, cells in by_study.items():
         file = root / study / "cells.json"
         known = read_json(file) if file.exists() else {}
@@ -127,18 +132,20 @@ def _newest_settings(chosen: list[tuple[RunSpec, RunFolder]]) -> list[tuple[RunS
     for spec, folder in chosen:
         study = folder.path.parents[2]
         variants.setdefault((study, _cell_key(spec)), set()).add(spec.cell_hash)
-    newest: dict[tuple[Path, str], str] = {}
+    newest: dict[tuple[Path, str], list[str]] = {}
     for (study, cell), hashes in variants.items():
         if len(hashes) > 1:
             file = study / "cells.json"
-            newest[study, cell] = (read_json(file) if file.exists() else {}).get(cell, "")
-            warnings.warn(
-                f"{study}: {cell!r} was run with {len(hashes)} different settings; "
-                "only the newest are returned (pass `runs=` to choose others)",
-                stacklevel=3,
-            )
+            known = (read_json(file) if file.exists() else {}).get(cell, [])
+            newest[study, cell] = [known] if isinstance(known, str) else known  # one text before data could be redrawn
+            if hashes - set(newest[study, cell]):
+                warnings.warn(
+                    f"{study}: {cell!r} was run with {len(hashes)} different settings; "
+                    "only the newest are returned (pass `runs=` to choose others)",
+                    stacklevel=3,
+                )
     return [
         (spec, folder)
         for spec, folder in chosen
-        if newest.get((folder.path.parents[2], _cell_key(spec)), spec.cell_hash) == spec.cell_hash
+        if spec.cell_hash in newest.get((folder.path.parents[2], _cell_key(spec)), [spec.cell_hash])
     ]

@@ -6,6 +6,7 @@ import dataclasses
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -124,6 +125,8 @@ class AlgorithmRef(_Strict):
         preset: named set of hyper-parameters; default the algorithm's own choice for the dataset.
         config: hyper-parameters that differ from the preset.
         preprocessing: overrides the suite's.
+        datasets: patterns (`hopper*`) of the names of the datasets that this entry is for; default all. Entries of one
+            name for different datasets are one algorithm with settings per dataset.
     """
 
     name: str
@@ -131,11 +134,16 @@ class AlgorithmRef(_Strict):
     preset: str | None = None
     config: dict[str, Any] = Field(default_factory=dict)
     preprocessing: dict[str, Any] = Field(default_factory=dict)
+    datasets: list[str] = Field(default_factory=lambda: ["*"])
 
     @property
     def title(self) -> str:
         """Name in tables."""
         return self.label or self.name
+
+    def is_for(self, dataset: str) -> bool:
+        """Whether this entry trains on the dataset of that name."""
+        return any(fnmatchcase(dataset, pattern) for pattern in self.datasets)
 
 
 def _named(key: str) -> BeforeValidator:
@@ -241,14 +249,14 @@ class Suite(_Strict):
                 suite.
         """
         classes = [self._algorithm_class(index) for index in range(len(self.algorithms))]
-        self._require_distinct_labels()
         runs: list[RunSpec] = []
         skipped: list[str] = []
         problems: list[IncompatibleError] = []
         named: dict[str, tuple[int, str]] = {}
         for index, reference in enumerate(self.datasets):
             # Data that are drawn anew for every seed are resolved seed by seed.
-            draws = [[seed] for seed in self.seeds] if reference.redrawn else [self.seeds]
+            with at(f"datasets[{index}]"):
+                draws = [[seed] for seed in self.seeds] if reference.redrawn else [self.seeds]
             for seeds in draws:
                 with at(f"datasets[{index}]"):
                     dataset, spec = _load(reference, seeds[0])
@@ -260,7 +268,10 @@ class Suite(_Strict):
                             "give each a `label`",
                         )
                     known_as = dataset.name if Path(reference.id).exists() else reference.id
+                self._require_distinct_labels(spec.name)
                 for number, algorithm in enumerate(classes):
+                    if not self.algorithms[number].is_for(spec.name):
+                        continue
                     try:
                         runs.extend(self._cell(number, algorithm, dataset, spec, known_as, seeds))
                     except IncompatibleError as error:
@@ -295,15 +306,18 @@ class Suite(_Strict):
         require_known(f"algorithms[{index}].preprocessing", reference.preprocessing, steps)
         return algorithm
 
-    def _require_distinct_labels(self) -> None:
+    def _require_distinct_labels(self, dataset: str) -> None:
         labels: dict[str, int] = {}
         for index, reference in enumerate(self.algorithms):
+            if not reference.is_for(dataset):
+                continue
             if reference.title in labels:
                 raise SpecError(
                     f"algorithms[{labels[reference.title]}] and algorithms[{index}] have the same name "
                     f"{reference.title!r}",
                     "tables would mix them up",
-                    f"give one a `label`, e.g. {{name: {reference.name}, label: {reference.name}-2, ...}}",
+                    f"give one a `label`, e.g. {{name: {reference.name}, label: {reference.name}-2, ...}}, "
+                    "or each its own `datasets`",
                 )
             labels[reference.title] = index
 

@@ -26,7 +26,10 @@ if TYPE_CHECKING:
     from offbench.reports.plots import Format
 
 TABLES = ("scores", "averages", "aggregates", "pairs", "tests", "published", "robustness")
-FIGURES = ("intervals", "profiles", "improvement", "ranks", "efficiency", "curves", "robustness", "strips")
+FIGURES = (
+    *("intervals", "profiles", "improvement", "ranks", "efficiency", "curves", "robustness", "robustness_scale"),
+    "strips",
+)
 TABLE_FORMATS = {"md": to_markdown, "tex": to_latex, "csv": to_csv, "html": to_html}
 
 

@@ -44,6 +44,8 @@ QUICK = (
     "cli_lookup",
     "cli_quality",
     "cli_report",
+    "cli_robustness",
+    "cli_settings",
     "cli_transform",
     "cli_output",
     "api",

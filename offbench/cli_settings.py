@@ -1,0 +1,51 @@
+"""Values of command-line options: seeds, and settings as KEY=VALUE."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any
+
+from offbench.errors import SpecError
+
+
+def parse_seeds(text: str) -> int | list[int]:
+    """How many seeds, or which.
+
+    Raises:
+        SpecError: the text is neither a number nor a list of numbers.
+    """
+    try:
+        return [int(part) for part in text.split(",") if part] if "," in text else int(text)
+    except ValueError as error:
+        raise SpecError(f"--seeds {text!r} is not a number or a list of numbers", "", "e.g. 5 or 0,1,7") from error
+
+
+_SETTING_EXAMPLES = {"-c": "expectile=0.9", "-p": "observations=standardize", "--corruption": "preset=clean"}
+
+
+def parse_settings(option: str, entries: list[str]) -> dict[str, Any]:
+    """KEY=VALUE entries of an option as a mapping; values are read as YAML.
+
+    Raises:
+        SpecError: an entry is not of that form.
+    """
+    import yaml
+
+    settings: dict[str, Any] = {}
+    for entry in entries:
+        key, equals, value = entry.partition("=")
+        if not equals or not key:
+            raise SpecError(f"{option} {entry!r} is not KEY=VALUE", "", f"e.g. {option} {_SETTING_EXAMPLES[option]}")
+        try:
+            settings[key.strip()] = _number(yaml.safe_load(value))
+        except yaml.YAMLError as error:
+            raise SpecError(f"{option} {entry!r} has a value that is not YAML", str(error)) from error
+    return settings
+
+
+def _number(value: Any) -> Any:
+    """YAML 1.1 reads 3e-4 as text; people mean a number."""
+    if isinstance(value, str):
+        with contextlib.suppress(ValueError):
+            return float(value)
+    return value
