@@ -9,6 +9,7 @@ import numpy as np
 
 from offbench.datasets.columns import Array
 from offbench.datasets.dataset import CORE_COLUMNS, Dataset
+from offbench.datasets.sampling import sampling_summary
 
 
 def summarize(dataset: Dataset) -> dict[str, Any]:
@@ -34,6 +35,7 @@ def summarize(dataset: Dataset) -> dict[str, Any]:
         "reward": _statistics(dataset.rewards),
         "normalized_return": reference and _statistics(reference.normalize(dataset.episode_returns)),
         "reference": reference and asdict(reference),
+        "sampling": None if dataset.sampling_weights is None else sampling_summary(dataset),
         "columns": [name for name in CORE_COLUMNS if getattr(dataset, name) is not None],
         "infos": sorted(dataset.infos),
         "megabytes": round(_stored_bytes(dataset) / 1e6, 1),
