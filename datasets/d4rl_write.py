@@ -3,7 +3,7 @@
 Other readers see D4RL's columns: observations, actions, rewards, terminals, timeouts, costs, infos/* and, where every
 next observation is known, next_observations. What the layout has no place for lies in the group "offbench": a JSON
 description (spaces, environment, reference, provenance), the first row of each episode, which last frames are known,
-these frames, goals, log_probs and sampling_weights. `read_d4rl` restores all of it, so a written dataset keeps its
+these frames, next observations of which some are unknown, goals, log_probs and sampling_weights. `read_d4rl` restores all of it, so a written dataset keeps its
 fingerprint. Rows are copied in blocks, so a memory-mapped dataset needs no memory of its size.
 """
 
@@ -29,7 +29,8 @@ from offbench.errors import DatasetError
 GROUP = "offbench"
 DESCRIPTION = f"{GROUP}/description"
 SCHEMA = "offbench-d4rl-1"
-EXTRA_COLUMNS = ("goals", "log_probs", "sampling_weights")
+EXTRA_COLUMNS = ("next_known", "goals", "log_probs", "sampling_weights")
+PARTLY_KNOWN = f"{GROUP}/next_observations"
 CHUNK_BYTES = 1 << 18
 
 
@@ -38,8 +39,8 @@ def write_d4rl(
 ) -> Path:
     """Write `dataset` to an HDF5 file in D4RL's layout and return its path.
 
-    The file appears complete or not at all. Where the frame after some episode's last row is unknown there is no
-    column next_observations, as a made-up row in it would be believed.
+    The file appears complete or not at all. Where some next observation is unknown there is no column
+    next_observations, as a made-up row in it would be believed.
 
     Args:
         path: the file, e.g. "hopper-medium.hdf5".
@@ -81,7 +82,8 @@ def _write(dataset: Dataset, path: Path, compression: str | None) -> None:
         put_column("timeouts", dataset.truncated)
         override = dataset.next_observations_override
         if override is not None:
-            put_column("next_observations", override)
+            # Other programs believe every row of next_observations, so one with placeholders is put where we alone look.
+            put_column("next_observations" if dataset.next_known is None else PARTLY_KNOWN, override)
         elif dataset.last_known.all():
             put("next_observations", dataset.observations, lambda rows: dataset.observations[frames(rows) + 1])
         if dataset.costs is not None:
@@ -154,7 +156,9 @@ def restore_d4rl(file: h5py.File, path: Path) -> dict[str, Any] | None:
         "episode_starts": starts,
         "last_known": known,
         "next_observations_override": (
-            column("next_observations") if description.get("next_observations_override") else None
+            column(PARTLY_KNOWN if find_column(file, PARTLY_KNOWN) is not None else "next_observations")
+            if description.get("next_observations_override")
+            else None
         ),
         "costs": optional("costs"),
         "infos": infos,

@@ -68,9 +68,10 @@ def next_differs(view: View) -> Iterator[Hit]:
     if data.next_observations_override is None:
         return
     stored = data.next_observations_override.reshape(data.num_transitions, -1)
-    rows = np.flatnonzero((stored[:-1] != view.observations[1:]).any(axis=1) & ~data.is_last[:-1])
+    compared = data.next_valid[:-1] & ~data.is_last[:-1]
+    rows = np.flatnonzero((stored[:-1] != view.observations[1:]).any(axis=1) & compared)
     if len(rows):
-        share = len(rows) / max(1, int((~data.is_last).sum()))
+        share = len(rows) / max(1, int(compared.sum()))
         text = f"{counted(len(rows), 'row')} ({share:.1%}) with a next observation that differs from the next row"
         yield Hit(text, rows, view.episodes_of(rows))
 

@@ -28,7 +28,7 @@ DATA_FILE = "main_data.hdf5"
 METADATA_KEY = "offbench"
 # The version whose layout is written; Minari refuses to open any version that it does not list.
 MINARI_VERSION = "0.5.3"
-EXTRA_COLUMNS = ("next_observations_override", "costs", "goals", "log_probs", "sampling_weights")
+EXTRA_COLUMNS = ("next_observations_override", "next_known", "costs", "goals", "log_probs", "sampling_weights")
 ID_PATTERN = re.compile(r"(?:[-\w]+/)*[-\w]+-v\d+")
 
 

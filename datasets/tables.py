@@ -183,7 +183,7 @@ def _build(table: pa.Table, schema: TableSchema, where: str, *, source: str, **p
         provenance=Provenance(source, details),
         **properties,
     )
-    return dataset if unknown is None else _forget(dataset, unknown, where)
+    return dataset if unknown is None else _forget(dataset, unknown)
 
 
 def _column(table: pa.Table, name: str) -> pa.ChunkedArray:
@@ -393,17 +393,13 @@ def _completed(observations: Array, following: Array, unknown: Array) -> Array:
     return np.where(mask, shifted, following)
 
 
-def _forget(dataset: Dataset, unknown: Array, where: str) -> Dataset:
-    """Remove the frames after episodes whose last next observation was empty."""
+def _forget(dataset: Dataset, unknown: Array) -> Dataset:
+    """Mark next observations at the end of episodes that were empty as unknown."""
     lost = unknown & dataset.is_last
     if not lost.any():
         return dataset
     if dataset.next_observations_override is not None:
-        raise DatasetError(
-            f"{where} has empty next observations at the end of episodes, in {columns.first_rows(lost)}",
-            "its other next observations differ from the next rows, so there is no place to say that one is unknown",
-            "remove these rows, or leave next_observations out of the schema",
-        )
+        return dataset.replace(next_known=~lost)
     if not dataset.last_known.any():
         return dataset
     last = np.append(dataset.episode_starts[1:], dataset.num_transitions) - 1

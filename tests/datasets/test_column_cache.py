@@ -319,3 +319,21 @@ def test_of_two_processes_one_parses(tmp_path: Path) -> None:
         process.join()
     assert said.count("read") == 1
     assert len(set(said)) == 2
+
+
+def test_partly_known_next_observations_and_marks_are_cached(tmp_path: Path) -> None:
+    path = write(tmp_path / "x.hdf5", np.arange(5.0))
+
+    def reader() -> Dataset:
+        dataset = read_d4rl(path, action_space=ACTIONS)
+        override = np.full((5, 3), 7, np.float32)
+        infos = {**dataset.infos, "missing/actions": np.arange(5) == 1}
+        return dataset.replace(next_observations_override=override, next_known=np.arange(5) != 2, infos=infos)
+
+    first, second = (cached_read(path, reader, options={}, format="d4rl") for _ in range(2))
+    assert len(cache_entries()) == 1
+    for dataset in (first, second):
+        assert np.flatnonzero(~dataset.next_valid).tolist() == [2]
+        assert np.flatnonzero(dataset.infos["missing/actions"]).tolist() == [1]
+        # Made anew from its columns, so that the fingerprint is not the stored one.
+        assert Dataset(**fields_of(dataset)).fingerprint == dataset.fingerprint == reader().fingerprint

@@ -75,6 +75,8 @@ def datasets(draw: st.DrawFn) -> Dataset:
         "reference": Reference(0.1, 10.0, "made up", "Hopper-v4", 1000, ("Hopper-v3",)),
     }
     chosen = {name: value for name, value in optional.items() if draw(st.booleans())}
+    if "next_observations_override" in chosen and draw(st.booleans()):
+        chosen["next_known"] = rng.random(rows) < 0.5
     return Dataset(
         observations=observed(rows + int(known.sum())),
         actions=np.stack([action_space.sample() for _ in range(rows)]),
@@ -104,6 +106,7 @@ def assert_same(again: Dataset, dataset: Dataset) -> None:
     assert again.fingerprint == dataset.fingerprint
     assert (again.name, again.environment, again.reference) == (dataset.name, dataset.environment, dataset.reference)
     assert again.provenance == dataset.provenance
+    np.testing.assert_array_equal(again.next_valid, dataset.next_valid)
     assert (again.observation_space, again.action_space) == (dataset.observation_space, dataset.action_space)
     assert set(again.infos) == set(dataset.infos)
     for name, column in dataset.infos.items():
@@ -186,6 +189,16 @@ def test_other_programs_see_a_d4rl_file(tmp_path: Path) -> None:
 def test_unknown_next_observations_are_not_made_up_in_a_d4rl_file(tmp_path: Path) -> None:
     with h5py.File(write_d4rl(made(last_known=False), tmp_path / "x.hdf5")) as file:
         assert "next_observations" not in file
+
+
+def test_partly_known_next_observations_are_not_shown_to_other_programs(tmp_path: Path) -> None:
+    dataset = made().replace(next_observations_override=np.ones((7, 3), np.float32), next_known=np.arange(7) != 3)
+    path = write_d4rl(dataset, tmp_path / "x.hdf5")
+    with h5py.File(path) as file:
+        assert "next_observations" not in file
+    again = read_d4rl(path)
+    assert again.fingerprint == dataset.fingerprint
+    assert np.flatnonzero(~again.next_valid).tolist() == [3]
 
 
 def test_a_written_file_is_not_mistaken_for_another_task_or_format(tmp_path: Path) -> None:
