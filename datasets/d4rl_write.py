@@ -3,8 +3,9 @@
 Other readers see D4RL's columns: observations, actions, rewards, terminals, timeouts, costs, infos/* and, where every
 next observation is known, next_observations. What the layout has no place for lies in the group "offbench": a JSON
 description (spaces, environment, reference, provenance), the first row of each episode, which last frames are known,
-these frames, next observations of which some are unknown, goals, log_probs and sampling_weights. `read_d4rl` restores all of it, so a written dataset keeps its
-fingerprint. Rows are copied in blocks, so a memory-mapped dataset needs no memory of its size.
+these frames, next observations of which some are unknown, goals, log_probs and sampling_weights. `read_d4rl` restores
+all of it, so a written dataset keeps its fingerprint. Rows are copied in blocks, so a memory-mapped dataset needs no
+memory of its size.
 """
 
 from __future__ import annotations
@@ -82,7 +83,7 @@ def _write(dataset: Dataset, path: Path, compression: str | None) -> None:
         put_column("timeouts", dataset.truncated)
         override = dataset.next_observations_override
         if override is not None:
-            # Other programs believe every row of next_observations, so one with placeholders is put where we alone look.
+            # Other programs believe every row of next_observations, so placeholders are put where we alone look.
             put_column("next_observations" if dataset.next_known is None else PARTLY_KNOWN, override)
         elif dataset.last_known.all():
             put("next_observations", dataset.observations, lambda rows: dataset.observations[frames(rows) + 1])
