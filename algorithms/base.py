@@ -480,12 +480,17 @@ class Algorithm(ABC):
         return torch.stack([value.detach().flatten(1).isfinite().all(1) for value in values]).all(0)
 
 
-def number_of_networks(algorithm: type[Algorithm]) -> int:
-    """How many networks a run has with default settings, targets and ensemble members included."""
+def networks_of(algorithm: type[Algorithm]) -> dict[str, int]:
+    """The networks of a run with default settings by name, targets included, and how many members each has."""
     kind = "continuous" if "continuous" in algorithm.requires.actions else "discrete"
     space = ProblemSpec(2, 2, kind == "discrete", (-1.0, -1.0), (1.0, 1.0))
     built = algorithm([algorithm.config_class()], space, [0])
-    return sum(network.members or 1 for network in built._networks.values())
+    return {name: network.members or 1 for name, network in built._networks.items()}
+
+
+def number_of_networks(algorithm: type[Algorithm]) -> int:
+    """How many networks a run has with default settings, targets and ensemble members included."""
+    return sum(networks_of(algorithm).values())
 
 
 def shareable_fields(algorithm: type[Algorithm]) -> frozenset[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import re
 from typing import Annotated, Any
 
@@ -47,26 +48,15 @@ def algorithms() -> None:
     "offbench algorithms list --json",
 )
 def algorithms_list(as_json: Json = False) -> None:
-    """List the algorithms: actions they learn, what a batch needs, networks (targets included), presets, paper.
+    """List the algorithms: actions, what a batch needs, networks (targets included), cost, presets, paper.
 
-    The names are what suites and `offbench train` take; the preset that is used by default comes first.
+    The names are what suites and `offbench train` take; the preset that is used by default comes first. The cost is the
+    arithmetic of one update relative to BC's. Sources of presets and settings: algorithms show NAME, or --json.
     """
+    from offbench.algorithm_card import capability
     from offbench.algorithms import algorithm_names, get_algorithm
-    from offbench.algorithms.base import number_of_networks
-    from offbench.algorithms.presets import preset_names
 
-    found: list[dict[str, Any]] = [
-        {
-            "name": algorithm.name,
-            "title": algorithm.title,
-            "actions": sorted(algorithm.requires.actions),
-            "needs": algorithm.needs(algorithm.config_class()).words(),
-            "networks": number_of_networks(algorithm),
-            "presets": preset_names(algorithm.name),
-            "paper": algorithm.paper,
-        }
-        for algorithm in map(get_algorithm, algorithm_names())
-    ]
+    found = [capability(get_algorithm(name)) for name in algorithm_names()]
     if as_json:
         print_json(found)
         return
@@ -74,24 +64,31 @@ def algorithms_list(as_json: Json = False) -> None:
         (
             row["name"],
             row["actions"][0] if len(row["actions"]) == 1 else "both",
-            ", ".join(_SHORT[need] for need in row["needs"]),
+            ", ".join(_SHORT.get(need, need) for need in row["needs"]),
             row["networks"],
-            ", ".join(row["presets"]),
+            "-" if row["cost"] is None else f"{row['cost']:.3g}",
+            _abridged(list(row["presets"])),
             "".join(re.findall(r"arXiv (\d{4}\.\d{5})", row["paper"])[-1:]),
         )
         for row in found
     ]
-    print_table(("name", "actions", "needs", "networks", "presets", "arXiv"), rows)
+    print_table(("name", "actions", "needs", "networks", "cost", "presets", "arXiv"), rows)
     say(
         "needs: s' next observations, a' next actions, G returns-to-go, top the best episodes, K windows with G; "
-        "see algorithms show NAME"
+        "cost: arithmetic of an update relative to BC's; see algorithms show NAME"
     )
+
+
+def _abridged(names: list[str], most: int = 4) -> str:
+    shown = names if len(names) <= most else [*names[: most - 1], f"and {len(names) - most + 1} more"]
+    return ", ".join(shown)
 
 
 @algorithms_app.command("show")
 @examples(
     "offbench algorithms show iql",
     "offbench algorithms show td3_bc --dataset hopper/medium-replay --json",
+    "offbench algorithms show riql --preset random-observations-hopper",
 )
 def algorithms_show(
     name: Annotated[str, typer.Argument(help="See `offbench algorithms list`.")],
@@ -101,41 +98,27 @@ def algorithms_show(
     preset: Annotated[str | None, typer.Option("--preset", help="Show the values of a named preset.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Show an algorithm's settings: default, meaning, the paper's symbol and where the default comes from.
+    """Show an algorithm: what it is, its settings with meanings and sources, presets, networks, published scores.
 
-    Settings marked with * may differ between runs that train together.
+    Settings marked with * may differ between runs that train together. Bold values differ from the default.
     """
-    from offbench.algorithms import get_algorithm, resolve_config
-    from offbench.algorithms.presets import preset_names
+    from offbench.algorithm_card import algorithm_card
 
-    algorithm = get_algorithm(name)
-    values, source = resolve_config(name, dataset or "", preset)
-    resolved = values.to_dict()
-    settings = [
-        {
-            "name": field.name,
-            "default": list(field.default) if isinstance(field.default, tuple) else field.default,
-            "value": resolved[field.name],
-            **{key: field.metadata.get(key) for key in ("meaning", "symbol", "source", "per_lane")},
-        }
-        for field in dataclasses.fields(algorithm.config_class)
-    ]
+    card = algorithm_card(name, dataset, preset)
     if as_json:
-        print_json(
-            {
-                "name": algorithm.name,
-                "title": algorithm.title,
-                "paper": algorithm.paper,
-                "actions": sorted(algorithm.requires.actions),
-                "dataset": dataset,
-                "settings": settings,
-                "config_source": source,
-            }
-        )
+        print_json(card)
         return
-    print_text(f"{algorithm.title}: {algorithm.paper}")
-    print_text(f"actions: {', '.join(sorted(algorithm.requires.actions))}")
-    print_text(f"presets: {', '.join(preset_names(name))}; shown: {source['preset']} ({source['class']})\n")
+    source = card["config_source"]
+    print_text(f"{card['title']}: {card['paper']}")
+    print_text(f"{inspect.cleandoc(card['description'])}\n", "dim")
+    networks = ", ".join(n if k == 1 else f"{n} x{k}" for n, k in card["networks_by_name"].items())
+    print_text(f"actions: {', '.join(card['actions'])}; a batch needs: {', '.join(card['needs']) or 'nothing more'}")
+    print_text(f"networks: {networks}; arithmetic of an update: {card['cost']:.3g} times BC's")
+    print_text(f"shown: preset {source['preset']} ({source['class']})" if source["preset"] else "shown: the defaults")
+    for place in source["sources"]:
+        print_text(f"  {place}")
+    for key, value in source["preprocessing"].items():
+        print_text(f"  preprocessing.{key}: {value}")
     rows = [
         (
             str(s["name"]) + ("*" if s["per_lane"] else ""),
@@ -143,9 +126,35 @@ def algorithms_show(
             f"{s['meaning']}" + (f" ({s['symbol']})" if s["symbol"] else ""),
             s["source"] or "",
         )
-        for s in settings
+        for s in card["settings"]
     ]
+    print_text("")
     print_table(("setting", "value", "meaning", "source of the default"), rows)
+    if card["presets"]:
+        print_table(("preset", "class", "source"), [(n, p["class"], p["source"]) for n, p in card["presets"].items()])
+    _print_published(card)
+
+
+def _print_published(card: dict[str, Any]) -> None:
+    """The table of published scores, or that there are none."""
+    where = f" on {card['dataset']}" if card["dataset"] else ""
+    if not card["published"]:
+        say(f"no published scores of {card['title']}{where} are known here")
+        return
+    rows = [
+        (
+            row["source"] + (" (copy)" if row["copies"] else ""),
+            row["datasets"],
+            row["condition"] or "clean",
+            row["numbers"],
+            f"{row['mean']:.1f}",
+            ", ".join(map(str, row["seeds"])) or "?",
+            row["selection"],
+        )
+        for row in card["published"]
+    ]
+    print_table(("published by", "datasets", "data", "numbers", "mean score", "seeds", "checkpoint"), rows)
+    say(f"every number and where it is printed: offbench published {card['dataset'] or card['name']}")
 
 
 @algorithms_app.command("check")
