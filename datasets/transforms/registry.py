@@ -31,6 +31,7 @@ _BUILTIN: dict[str, str] = {
     "drop_rewards": "action_free:DropRewards",
     "fill_rewards": "action_free_fill:FillRewards",
     "reweight": "weights:Reweight",
+    "density_ratio": "density_ratio:DensityRatio",
     "corrupt": "corruption:Corrupt",
     "gaussian_noise": "defects_sensors:GaussianNoise",
     "sensor_dropout": "defects_sensors:SensorDropout",
