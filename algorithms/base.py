@@ -185,6 +185,7 @@ class ProblemSpec:
         longest_episode: steps of the dataset's longest episode.
         best_return: the highest undiscounted return of its complete episodes (of all, if none is); what policies that
             are conditioned on a return ask for unless told otherwise.
+        largest_return: the largest absolute value of its episodes' returns.
     """
 
     observation_size: int
@@ -195,6 +196,7 @@ class ProblemSpec:
     action_start: int = 0
     longest_episode: int = 1000
     best_return: float = 0.0
+    largest_return: float = 1.0
 
     @classmethod
     def of(cls, dataset: Dataset) -> ProblemSpec:
@@ -206,11 +208,15 @@ class ProblemSpec:
         size = int(np.prod(dataset.observations.shape[1:]))
         space = dataset.action_space
         complete = dataset.episode_complete
-        longest = int(dataset.episode_lengths.max())
-        best = float(dataset.episode_returns[complete if complete.any() else slice(None)].max())
+        returns = dataset.episode_returns
+        episodes: dict[str, Any] = {
+            "longest_episode": int(dataset.episode_lengths.max()),
+            "best_return": float(returns[complete if complete.any() else slice(None)].max()),
+            "largest_return": float(np.abs(returns).max()),
+        }
         if dataset.discrete:
             start, count = int(space.start), int(space.n)  # type: ignore[attr-defined]
-            return cls(size, count, True, action_start=start, longest_episode=longest, best_return=best)
+            return cls(size, count, True, action_start=start, **episodes)
         low, high = getattr(space, "low", None), getattr(space, "high", None)
         if low is None or high is None:
             raise IncompatibleError(
@@ -225,7 +231,7 @@ class ProblemSpec:
                 "policies here are bounded by tanh",
                 "load the dataset with action_space=gymnasium.spaces.Box(low, high) and finite bounds",
             )
-        return cls(size, low.size, False, tuple(low), tuple(high), longest_episode=longest, best_return=best)
+        return cls(size, low.size, False, tuple(low), tuple(high), **episodes)
 
 
 def check_compatible(algorithm: type[Algorithm], dataset: Dataset) -> None:

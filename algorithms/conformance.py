@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from offbench.algorithms.base import Algorithm, Config, ProblemSpec, make_config, shareable_fields
-from offbench.algorithms.batches import LaneSampler, Preprocessing, TransitionBuffer
+from offbench.algorithms.batches import LaneSampler, Preprocessing, make_buffer
 from offbench.datasets import Dataset
 
 BATCH = 32
@@ -37,10 +37,11 @@ class ViolationError(Exception):
 
 
 def small_config(algorithm: type[Algorithm], **values: Any) -> Config:
-    """The default configuration with hidden widths of (16, 16) and with `values`."""
+    """The default configuration with hidden widths of (16, 16), the fields' own `small` values and `values`."""
     hints = typing.get_type_hints(algorithm.config_class)
-    fields = [field.name for field in dataclasses.fields(algorithm.config_class)]
-    small = {name: (16, 16) for name in fields if typing.get_origin(hints[name]) is tuple}
+    fields = dataclasses.fields(algorithm.config_class)
+    small: dict[str, Any] = {f.name: (16, 16) for f in fields if typing.get_origin(hints[f.name]) is tuple}
+    small |= {f.name: f.metadata["small"] for f in fields if f.metadata.get("small") is not None}
     return make_config(algorithm.config_class, {**small, **values})
 
 
@@ -98,7 +99,7 @@ def tiny_problem(*, discrete: bool, size: int = 4000, seed: int = 0) -> Dataset:
 
 def train(algorithm: Algorithm, dataset: Dataset, first: int, last: int) -> None:
     """Updates `first` to `last`, counted from 1, on batches of 32."""
-    buffer = TransitionBuffer(dataset, algorithm.needs(algorithm.config), Preprocessing(), algorithm.device)
+    buffer = make_buffer(dataset, algorithm.needs(algorithm.config), Preprocessing(), algorithm.device)
     algorithm.attach(buffer)
     sampler = LaneSampler(buffer, algorithm.seeds, BATCH, algorithm.noise_spec(BATCH))
     for step in range(first, last + 1):
@@ -140,7 +141,7 @@ def check_settings(algorithm: type[Algorithm], config: Config, dataset: Dataset,
     shared = sorted(shareable_fields(algorithm))
     other = {}
     for name in shared:
-        value = float(getattr(config, name))
+        value = float(getattr(config, name) or 0.0)
         other[name] = 0.7 * value if value else 0.5
     configs = [config, dataclasses.replace(config, **other)]
     together = _made(algorithm, configs, dataset, [3, 4])
@@ -220,7 +221,7 @@ def check_learning(algorithm: type[Algorithm], config: Config, dataset: Dataset,
     ours = _made(algorithm, [dataclasses.replace(config, **rates)], problem, [0], 1500)
     train(ours, problem, 1, 1500)
     observations = torch.from_numpy(problem.observations[:1000].copy())
-    normalizer = TransitionBuffer(problem, ours.needs(ours.config), Preprocessing()).normalizer
+    normalizer = make_buffer(problem, ours.needs(ours.config), Preprocessing()).normalizer
     actions = ours.act(normalizer(observations)[None])[0].numpy()
     first = problem.observations[:1000, 0]
     if problem.discrete:

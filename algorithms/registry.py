@@ -37,6 +37,7 @@ _BUILTIN = {
     "discrete_bcq": "offbench.algorithms.discrete_bcq:DiscreteBCQ",
     "discrete_cql": "offbench.algorithms.discrete_cql:DiscreteCQL",
     "discrete_crr": "offbench.algorithms.discrete_crr:DiscreteCRR",
+    "decision_transformer": "offbench.algorithms.decision_transformer:DecisionTransformer",
 }
 _GROUP = "offbench.algorithms"
 
