@@ -100,13 +100,15 @@ def _with_rows(dataset: Dataset, rows: Array, frames: Array, starts: Array, know
     }
     if dataset.sampling_weights is not None:
         weights = dataset.sampling_weights[rows]
-        if not weights.sum() > 0:
+        total = weights.sum()
+        if not total > 0:
             raise DatasetError(
                 f"the sampling weights of {dataset.name} are zero on every row that is kept",
                 "nothing could be drawn from it",
                 "weight the rows after the part is taken",
             )
-        changes["sampling_weights"] = weights / weights.sum()
+        # All rows stay what they are, bit for bit, although their sum may differ from 1 by rounding.
+        changes["sampling_weights"] = weights if abs(total - 1) < 1e-12 else weights / total
     return dataset.replace(
         observations=freeze(dataset.observations[frames]),
         episode_starts=starts,
