@@ -10,9 +10,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from offbench.algorithms.base import Batch, NoiseSpec, ProblemSpec, Requires
+from offbench.algorithms.base import Batch, Config, NoiseSpec, ProblemSpec, Requires
 from offbench.algorithms.randomness import generator
-from offbench.datasets.marks import bootstrap_view, complete_returns, missing, rewarded_episodes
+from offbench.datasets.marks import (
+    N_STEP,
+    N_STEP_DISCOUNT,
+    bootstrap_view,
+    complete_returns,
+    missing,
+    rewarded_episodes,
+)
 from offbench.datasets.returns import returns_to_go
 from offbench.errors import DatasetError, IncompatibleError, SpecError
 
@@ -204,6 +211,21 @@ def unit_actions(actions: np.ndarray, space: ProblemSpec) -> np.ndarray:
     return (actions.reshape(len(actions), -1) - (high + low) / 2) / ((high - low) / 2)
 
 
+def check_discount(dataset: Dataset, configs: Sequence[Config]) -> None:
+    """Raise IncompatibleError if n-step sums of a dataset have another discount than the algorithm."""
+    if N_STEP not in dataset.infos:
+        return
+    summed = dataset.infos[N_STEP_DISCOUNT][dataset.infos[N_STEP] > 1]
+    for config in configs:
+        discount = getattr(config, "discount", None)
+        if discount is not None and not np.allclose(summed, discount, rtol=0, atol=1e-6):
+            raise IncompatibleError(
+                f"{dataset.name} sums rewards with the discount {summed[0]:.6g}, the algorithm has {discount:.6g}",
+                "such a target estimates no value",
+                f"write n_step(steps=..., discount={discount:.6g}), or set the algorithm's discount",
+            )
+
+
 def make_buffer(
     dataset: Dataset, requires: Requires, preprocessing: Preprocessing, device: torch.device | str = "cpu"
 ) -> TransitionBuffer | WindowBuffer:
@@ -240,7 +262,12 @@ class TransitionBuffer:
         self.space = space = ProblemSpec.of(dataset)
         kept = np.flatnonzero(usable_rows(dataset, requires))
         if not len(kept):
-            raise DatasetError(f"{dataset.name} has no transition that the algorithm can use")
+            lacking = [name for name in ("actions", "rewards") if missing(dataset, name) is not None]
+            raise DatasetError(
+                f"{dataset.name} has no transition that the algorithm can use",
+                f"{' and '.join(lacking)} are missing in some" if lacking else "",
+                f"fill them in: {', '.join(f'fill_{name}' for name in lacking)}" if lacking else "",
+            )
         self._cumulative: np.ndarray | None = None
         if dataset.sampling_weights is not None:
             weights = dataset.sampling_weights[kept]

@@ -13,7 +13,7 @@ import torch
 
 from offbench.algorithms import get_algorithm
 from offbench.algorithms.base import make_config
-from offbench.algorithms.batches import LaneSampler, Preprocessing, TransitionBuffer
+from offbench.algorithms.batches import LaneSampler, Preprocessing, check_discount, make_buffer
 from offbench.checkpoint import load_checkpoint, save_checkpoint
 from offbench.datasets import Dataset
 from offbench.errors import DatasetError, SpecError, StorageError
@@ -141,7 +141,8 @@ class _GroupTraining:
         configs = [make_config(algorithm_class.config_class, run.config) for run in self.runs]
         seeds = [run.seed for run in self.runs]
         preprocessing = Preprocessing(**self.runs[0].preprocessing)
-        buffer = TransitionBuffer(dataset, algorithm_class.needs(configs[0]), preprocessing, device)
+        check_discount(dataset, configs)
+        buffer = make_buffer(dataset, algorithm_class.needs(configs[0]), preprocessing, device)
         self.normalizer = buffer.normalizer
         self.algorithm = algorithm_class(configs, buffer.space, seeds, device, self.updates)
         self.algorithm.attach(buffer)
