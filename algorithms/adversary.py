@@ -34,7 +34,7 @@ from offbench.algorithms.batches import LaneSampler, Normalizer, Preprocessing, 
 from offbench.algorithms.networks import StackedMLP
 from offbench.algorithms.presets import resolve_config
 from offbench.algorithms.randomness import generator
-from offbench.algorithms.registry import algorithm_names, get_algorithm
+from offbench.algorithms.registry import get_algorithm
 from offbench.datasets.download import cache_dir
 from offbench.datasets.transforms.base import array_digest
 from offbench.errors import IncompatibleError, RunError, SpecError
@@ -136,7 +136,8 @@ class Adversary:
         self._critic: StackedMLP = algorithm.critic  # type: ignore[attr-defined]
         self._differentiable = copy.copy(algorithm)
         for name in type(algorithm).policy_networks:
-            setattr(self._differentiable, name, _WithInputGradient(getattr(algorithm, name)))
+            if isinstance(getattr(algorithm, name, None), StackedMLP):
+                setattr(self._differentiable, name, _WithInputGradient(getattr(algorithm, name)))
         if not self.space.discrete:
             self._low = torch.tensor(self.space.action_low, dtype=torch.float32, device=self.device)
             self._high = torch.tensor(self.space.action_high, dtype=torch.float32, device=self.device)
@@ -620,18 +621,3 @@ def _warn_unusable(error: Exception) -> None:
         f"the adversary is not kept for the next time: {error}; free space, or set OFFBENCH_CACHE to another folder",
         stacklevel=3,
     )
-
-
-def adversaries() -> list[str]:
-    """Registered algorithms that can be asked as adversaries where their actions fit: those with a critic."""
-    found = []
-    for name in algorithm_names():
-        algorithm = get_algorithm(name)
-        discrete = "continuous" not in algorithm.requires.actions
-        space = ProblemSpec(2, 2, discrete, () if discrete else (-1.0, -1.0), () if discrete else (1.0, 1.0))
-        try:
-            require_critic(algorithm([algorithm.config_class()], space, [0]))
-        except IncompatibleError:
-            continue
-        found.append(name)
-    return found
