@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import warnings
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -28,6 +29,23 @@ LONGEST_EPISODE = 100_000
 
 # Observations [L, W, *obs] -> actions [L, W, A] (flat) or indices [L, W]; both in the environment's units.
 Act = Callable[[torch.Tensor], torch.Tensor]
+
+
+class ActWithMemory(ABC):
+    """An `Act` that knows what happened before in the episodes that it acts in."""
+
+    @abstractmethod
+    def observe(self, rewards: torch.Tensor, first: torch.Tensor) -> None:
+        """Told before every call.
+
+        Args:
+            rewards: [L, W] float32, what the last actions earned; 0 where `first`.
+            first: [L, W] bool, where an episode starts with the observation that comes.
+        """
+
+    @abstractmethod
+    def __call__(self, observations: torch.Tensor) -> torch.Tensor:
+        """As any `Act`."""
 
 
 @dataclass(frozen=True)
@@ -167,7 +185,7 @@ def evaluate(
     shape. So neither the lengths of other lanes' episodes nor absent lanes change a lane's result.
 
     Args:
-        act: policy; receives float32 [L, W, *obs] on `device`.
+        act: policy; receives float32 [L, W, *obs] on `device`. One with a memory is told rewards and new episodes.
         seeds: per lane the seeds of its episodes, or None for a lane that is not evaluated.
         should_stop: asked once per tick; when true the evaluation is given up.
 
@@ -185,6 +203,7 @@ def evaluate(
     slots = {(lane, column): _Slot(next(envs)) for lane in present for column in range(width)}
     space = next(iter(slots.values())).env.observation_space
     observations = np.zeros((lanes, width, *(space.shape or ())), dtype=np.float32)
+    rewards, first = np.zeros((lanes, width), np.float32), np.zeros((lanes, width), np.bool_)
     waiting = {lane: iter(enumerate(seeds[lane] or ())) for lane in present}
 
     def start(position: tuple[int, int]) -> bool:
@@ -196,6 +215,7 @@ def evaluate(
         slot.episode, slot.seed = upcoming
         slot.total_reward, slot.length = 0.0, 0
         observations[position] = slot.env.reset(seed=slot.seed)[0]
+        rewards[position], first[position] = 0.0, True
         return True
 
     with quiet(), torch.no_grad():
@@ -204,7 +224,10 @@ def evaluate(
         while running:
             if should_stop():
                 return None
-            # A copy: `observations` is written below while a policy may still hold its input.
+            # Copies: the arrays are written below while a policy may still hold its input.
+            if isinstance(act, ActWithMemory):
+                act.observe(torch.tensor(rewards, device=device), torch.tensor(first, device=device))
+                first[:] = False
             actions = convert(act(torch.tensor(observations, device=device)).cpu().numpy())
             still = []
             for position in running:
@@ -212,6 +235,7 @@ def evaluate(
                 observation, reward, terminated, truncated, _ = slot.env.step(actions[position])
                 slot.total_reward += float(reward)
                 slot.length += 1
+                rewards[position] = reward
                 if terminated or truncated or slot.length >= LONGEST_EPISODE:
                     results[position[0]].append(
                         Episode(slot.episode, slot.seed, slot.total_reward, slot.length, bool(terminated))
