@@ -8,8 +8,6 @@ and b, h(i) is uniform and any two units are independent up to their lowest bits
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import torch
 from torch import Tensor
@@ -38,15 +36,12 @@ class Dropout:
         """What an update needs: keys [places, 2] per lane; None without dropout."""
         return NoiseSpec((self.places, 2), "bits") if self.rate > 0.0 else None
 
-    def keep(self, keys: Tensor, place: int, shape: torch.Size | tuple[int, ...]) -> Tensor:
-        """Which units are kept at a place.
+    def multipliers(self, keys: Tensor, place: int, shape: torch.Size | tuple[int, ...]) -> Tensor:
+        """What the units at a place are multiplied by, 0 or 1 / (1 - rate).
 
         Args:
             keys: [L, places, 2] int32.
             shape: of the units, [L, ...].
-
-        Returns:
-            bool of that shape.
         """
         units = int(np.prod(shape[1:]))
         if len(self._table) < units:
@@ -54,22 +49,8 @@ class Dropout:
             numbers = generator(0, "dropout table").integers(-_RANGE // 2, _RANGE // 2, units, np.int32)
             self._table = torch.from_numpy(numbers).to(keys.device)
         hashed = (self._table[:units] * keys[:, place, :1]).add_(keys[:, place, 1:])
-        return (hashed >= self._threshold).view(shape)
+        return torch.where(hashed >= self._threshold, 1.0 / (1.0 - self.rate), 0.0).view(shape)
 
     def __call__(self, x: Tensor, keys: Tensor, place: int) -> Tensor:
         """`x` [L, ...] after dropout."""
-        return _Masked.apply(x, self.keep(keys, place, x.shape), 1.0 / (1.0 - self.rate))
-
-
-class _Masked(torch.autograd.Function):
-    """x * keep * scale by the one kernel that torch has for it, forwards as backwards."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, keep: Tensor, scale: float) -> Tensor:
-        ctx.save_for_backward(keep)
-        ctx.scale = scale
-        return torch.ops.aten.native_dropout_backward(x, keep, scale)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
-        return torch.ops.aten.native_dropout_backward(gradient, ctx.saved_tensors[0], ctx.scale), None, None
+        return x * self.multipliers(keys, place, x.shape)

@@ -115,8 +115,13 @@ def _activate_backward(gradient: Tensor, result: Tensor, activation: Activation)
     return torch.ops.aten.elu_backward(gradient, _SELU_ALPHA, _SELU_SCALE, 1.0, True, result)
 
 
-def _forward(x: Tensor, stack: _Stack) -> tuple[list[Tensor], list[_Normalized]]:
-    """Multilayer perceptron on x [M, B, inputs]: every layer's input and last the output, and what norms saw."""
+def _forward(
+    x: Tensor, stack: _Stack, multipliers: Sequence[Tensor] | None = None
+) -> tuple[list[Tensor], list[_Normalized]]:
+    """Multilayer perceptron on x [M, B, inputs]: every layer's input and last the output, and what norms saw.
+
+    `multipliers` [M, B, width], one per hidden layer, are applied to the layers' results: dropout.
+    """
     values, normalized = [x], []
     last, activation, norm = len(stack.weights) - 1, stack.layout.activation, stack.layout.norm
     for index, (weight, bias) in enumerate(zip(stack.weights, stack.biases, strict=True)):
@@ -131,6 +136,8 @@ def _forward(x: Tensor, stack: _Stack) -> tuple[list[Tensor], list[_Normalized]]
                 x = torch.addcmul(offset, y, gain)
                 if norm == "before":
                     x = _activate(x, activation)
+            if multipliers is not None:
+                x = x.mul_(multipliers[index])
         values.append(x)
     return values, normalized
 
@@ -157,14 +164,21 @@ class _StackedMLPFunction(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, parameters: Tensor, stack: _Stack, members: int | None) -> Tensor:
-        values, normalized = _forward(_repeated(x, members), stack)
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        parameters: Tensor,
+        stack: _Stack,
+        members: int | None,
+        multipliers: Sequence[Tensor] | None = None,
+    ) -> Tensor:
+        values, normalized = _forward(_repeated(x, members), stack, multipliers)
         ctx.save_for_backward(parameters, *values[:-1], *itertools.chain.from_iterable(normalized))
-        ctx.stack, ctx.members = stack, members
+        ctx.stack, ctx.members, ctx.multipliers = stack, members, multipliers
         return _shaped(values[-1], members)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None]:
         stack: _Stack = ctx.stack
         layers, layout = len(stack.weights), stack.layout
         parameters, *saved = ctx.saved_tensors
@@ -185,6 +199,8 @@ class _StackedMLPFunction(torch.autograd.Function):
             if index > 0 or wants_x:
                 gradient = torch.bmm(gradient, stack.transposed[index])
             if index > 0:
+                if ctx.multipliers is not None:
+                    gradient = gradient.mul_(ctx.multipliers[index - 1])
                 if layout.norm == "none":
                     gradient = _activate_backward(gradient, inputs[index], layout.activation)
                 else:
@@ -195,7 +211,7 @@ class _StackedMLPFunction(torch.autograd.Function):
         x_gradient = None
         if wants_x:
             x_gradient = gradient if ctx.members is None else _shaped(gradient, ctx.members).sum(1)
-        return x_gradient, flat_gradient.view(parameters.shape) if wants_parameters else None, None, None
+        return x_gradient, flat_gradient.view(parameters.shape) if wants_parameters else None, None, None, None
 
 
 def _norm_backward(
@@ -329,18 +345,23 @@ class StackedMLP:
                 flat[lane, :, offset : offset + width] = 1.0
         return torch.from_numpy(flat)
 
-    def __call__(self, x: Tensor, *, member: int | None = None) -> Tensor:
+    def __call__(self, x: Tensor, *, member: int | None = None, multipliers: Sequence[Tensor] | None = None) -> Tensor:
         """Evaluate with gradients to the parameters and to `x`.
 
         Args:
             x: [L, B, inputs], seen by every member.
             member: evaluate this member alone.
+            multipliers: dropout of the hidden layers, see `Dropout.multipliers`: one tensor [L, B, width] per layer.
+                For single ReLU networks without normalization only.
 
         Returns:
             [L, E, B, outputs]; [L, B, outputs] without a member axis or for one member.
         """
+        plain = self._layout.activation == "relu" and self._layout.norm == "none" and self.members is None
+        if multipliers is not None and not plain:
+            raise SpecError("dropout is offered for single ReLU networks without normalization")
         parameters = self.flat if member is None else self.flat.select(1, member)
-        return _StackedMLPFunction.apply(x, parameters, *self._call(member))
+        return _StackedMLPFunction.apply(x, parameters, *self._call(member), multipliers)
 
     def frozen(self, x: Tensor, *, member: int | None = None) -> Tensor:
         """As a call, but the parameters receive no gradient (an actor's step through its critic)."""
@@ -351,6 +372,18 @@ class StackedMLP:
         """As a call, but nothing receives a gradient (targets, evaluation)."""
         stack, members = self._call(member)
         return _shaped(_forward(_repeated(x.detach(), members), stack)[0][-1], members)
+
+    def separate(self, x: Tensor, parameters: Tensor, *, member: int | None = None) -> Tensor:
+        """Every network on an input of its own, with gradients to `x` and `parameters`.
+
+        Args:
+            x: [L*E, B, inputs]; [L, B, inputs] for one member.
+            parameters: the values of `flat` (of that member), as a tensor that takes the gradient or takes none.
+
+        Returns:
+            [L*E, B, outputs]; [L, B, outputs] for one member.
+        """
+        return _StackedMLPFunction.apply(x, parameters, self._call(member)[0], None)
 
     def input_gradient(self, x: Tensor) -> Tensor:
         """The gradient of the one output with respect to `x`, differentiable in the parameters (not in `x`).

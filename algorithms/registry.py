@@ -38,6 +38,7 @@ _BUILTIN = {
     "discrete_cql": "offbench.algorithms.discrete_cql:DiscreteCQL",
     "discrete_crr": "offbench.algorithms.discrete_crr:DiscreteCRR",
     "decision_transformer": "offbench.algorithms.decision_transformer:DecisionTransformer",
+    "rvs": "offbench.algorithms.rvs:RvS",
 }
 _GROUP = "offbench.algorithms"
 
