@@ -245,7 +245,7 @@ class _Attacks:
         bounds = self.rules.action_box()
         if target == "actions" and bounds is not None:
             values = np.clip(values.reshape(-1, *dataset.actions.shape[1:]), *bounds)
-        self.edits.write(column, kept, values.reshape(-1, *self.edits.target(column)[0].shape[1:]))
+        self.edits.write(column, kept, values.reshape(-1, *self.edits.array(column).shape[1:]))
         return {"adversary": self.adversary.key, **measured}
 
     def _request(

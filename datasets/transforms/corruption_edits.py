@@ -37,26 +37,27 @@ class Edits:
         self._columns: dict[str, Array] = {}
         self._touched: dict[str, Array] = {}
 
-    def target(self, column: str) -> tuple[Array, Array]:
-        """A writable array that holds a column, and the index of each transition in it.
+    def array(self, column: str) -> Array:
+        """A writable array [F or N, ...] that holds a column; transitions are at its `places`.
 
         Args:
             column: observations (s), next_observations (s'), or a column of the dataset: actions, rewards, costs.
-
-        Returns:
-            ([F or N, ...], [N] int64); write to array[index[rows]].
         """
         dataset = self._dataset
         if column == "observations":
             self._explicit_next()
-            return self._copy("observations", dataset.observations), dataset.frame_index
+            return self._copy("observations", dataset.observations)
         if column == "next_observations":
             self._explicit_next()
             known = self._columns["next_observations_override"]
             if not known.flags.writeable:
                 self._columns["next_observations_override"] = known = known.copy()
-            return known, np.arange(len(dataset))
-        return self._copy(column, getattr(dataset, column)), np.arange(len(dataset))
+            return known
+        return self._copy(column, getattr(dataset, column))
+
+    def places(self, column: str, rows: Array) -> Array:
+        """Where the transitions `rows` are in a column's array."""
+        return self._dataset.frame_index[rows] if column == "observations" else rows
 
     def frames(self) -> Array:
         """The recorded frames [F, ...], writable: a change shows in s of a row and in s' of the row before it.
@@ -79,8 +80,7 @@ class Edits:
 
     def write(self, column: str, rows: Array, values: Array) -> None:
         """Replace a column's values [n, ...] in the transitions `rows` [n] and mark them as touched."""
-        array, index = self.target(column)
-        array[index[rows]] = values
+        self.array(column)[self.places(column, rows)] = values
         self.touch(column, rows)
 
     def read(self, column: str, rows: Array) -> Array:
@@ -132,23 +132,27 @@ def column_std(values: Array, excluded: Array | None = None) -> Array:
         excluded: row numbers that are left out.
     """
     counted = np.ones(len(values), np.float32)
-    if excluded is not None:
+    sample: Array = np.arange(0, len(values), max(1, len(values) // 1024))
+    if excluded is not None and len(excluded):
         counted[excluded] = 0.0
-    sample = np.flatnonzero(counted)
-    count, width = len(sample), int(np.prod(values.shape[1:]))
+        sample = np.flatnonzero(counted)
+        sample = sample[:: max(1, len(sample) // 1024)]
+    count, width = int(np.count_nonzero(counted)), int(np.prod(values.shape[1:]))
     if not count:
         return np.zeros(values.shape[1:])
     # Moments about a value near the mean, so that a large mean costs no digits and a constant column gives exactly 0;
     # sums within a block by a matrix product, as exact as numpy's float32 sums and several times faster.
-    sample = sample[:: max(1, count // 1024)]
     centre = values[sample].mean(0, dtype=np.float64).reshape(-1).astype(np.float32)
     total, square = np.zeros(width), np.zeros(width)
+    tiled = np.empty(0, np.float32)
     for block in blocks(values, size=STD_BLOCK_BYTES):
-        part = values[block]
-        moved = np.subtract(part.reshape(len(part), width), centre, dtype=np.float32)
-        total += counted[block] @ moved
+        part = values[block].reshape(-1)
+        if len(tiled) < len(part):
+            tiled = np.tile(centre, len(part) // max(width, 1))  # long vectors: rows are too short to be quick
+        moved = np.subtract(part, tiled[: len(part)], dtype=np.float32)
+        total += counted[block] @ moved.reshape(-1, width)
         np.multiply(moved, moved, out=moved)
-        square += counted[block] @ moved
+        square += counted[block] @ moved.reshape(-1, width)
     variance = np.maximum(square / count - (total / count) ** 2, 0.0)
     return np.sqrt(variance).reshape(values.shape[1:])
 

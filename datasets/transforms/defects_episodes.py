@@ -9,7 +9,8 @@ import numpy as np
 
 from offbench.datasets.columns import freeze
 from offbench.datasets.transforms.base import Transform
-from offbench.datasets.transforms.defects_sensors import choose_mask, require_seed, require_share
+from offbench.datasets.transforms.corruption_protocols import exact_share
+from offbench.datasets.transforms.defects_sensors import require_seed, require_share
 from offbench.datasets.transforms.subsets import take_episodes, take_rows
 from offbench.errors import IncompatibleError, SpecError
 
@@ -59,7 +60,7 @@ class MissingNext(Transform):
         if not len(known):
             raise IncompatibleError(f"{dataset.name} has no known next observation that could be lost")
         lost = np.zeros(len(dataset), np.bool_)
-        lost[known[choose_mask(self.rng(), len(known), self.rate)]] = True
+        lost[known[exact_share(self.rng(), len(known), self.rate)]] = True
         if self.drop:
             return self.changed(take_rows(dataset, ~lost), measured={"dropped": int(lost.sum())})
         following = dataset.next_observations.copy()
@@ -128,7 +129,7 @@ class DuplicateEpisodes(Transform):
     def apply(self, dataset: Dataset) -> Dataset:
         """The dataset with copies; sampling weights count the copies too and are divided by their sum."""
         count = dataset.num_episodes
-        chosen = choose_mask(self.rng(), count, self.rate)
+        chosen = exact_share(self.rng(), count, self.rate)
         if self.choose != "random":
             order = np.argsort(dataset.episode_returns, kind="stable")
             number = int(chosen.sum())

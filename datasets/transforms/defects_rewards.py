@@ -10,7 +10,8 @@ import numpy as np
 from offbench.datasets.columns import Array
 from offbench.datasets.transforms.base import Transform
 from offbench.datasets.transforms.corruption_edits import Edits
-from offbench.datasets.transforms.defects_sensors import choose_mask, require_seed, require_share
+from offbench.datasets.transforms.corruption_protocols import exact_share
+from offbench.datasets.transforms.defects_sensors import require_seed, require_share
 from offbench.errors import IncompatibleError, SpecError
 
 if TYPE_CHECKING:
@@ -114,9 +115,9 @@ class RewardFlip(Transform):
     def apply(self, dataset: Dataset) -> Dataset:
         """The dataset with flipped rewards."""
         if self.unit == "episodes":
-            chosen = choose_mask(self.rng(), dataset.num_episodes, self.rate)[dataset.episode_ids]
+            chosen = exact_share(self.rng(), dataset.num_episodes, self.rate)[dataset.episode_ids]
         else:
-            chosen = choose_mask(self.rng(), len(dataset), self.rate)
+            chosen = exact_share(self.rng(), len(dataset), self.rate)
         return _with_rewards(self, dataset, np.where(chosen, -dataset.rewards, dataset.rewards), self.keep_clean)
 
 
@@ -168,7 +169,7 @@ class PoisonLabels(Transform):
             chosen = np.zeros(count, np.bool_)
             chosen[np.argsort(returns, kind="stable")[: round(self.rate * count)]] = True
         else:
-            chosen = choose_mask(self.rng(), count, self.rate)
+            chosen = exact_share(self.rng(), count, self.rate)
         goal = returns.max() + self.margin * np.ptp(returns)
         shift = np.where(chosen, (goal - returns) / dataset.episode_lengths, 0.0)
         return _with_rewards(self, dataset, dataset.rewards + shift[dataset.episode_ids], self.keep_clean)

@@ -11,7 +11,7 @@ from gymnasium import spaces
 from offbench.datasets.columns import Array
 from offbench.datasets.transforms.base import Transform
 from offbench.datasets.transforms.corruption_edits import Edits, as_column, step_std
-from offbench.datasets.transforms.corruption_protocols import add_noise
+from offbench.datasets.transforms.corruption_protocols import add_noise, exact_share, fast_generator
 from offbench.errors import IncompatibleError, SpecError
 
 if TYPE_CHECKING:
@@ -28,13 +28,6 @@ def require_seed(transform: str, seed: int) -> None:
     """Raise SpecError for a negative seed."""
     if seed < 0:
         raise SpecError(f"{transform}: seed = {seed}", "", "use 0 or more")
-
-
-def choose_mask(rng: np.random.Generator, count: int, rate: float) -> Array:
-    """A mask [count] with exactly round(rate * count) entries set."""
-    mask = np.zeros(count, np.bool_)
-    mask[rng.choice(count, round(rate * count), replace=False, shuffle=False)] = True
-    return mask
 
 
 def _chosen_dimensions(transform: str, dataset: Dataset, dimensions: list[int] | None) -> Array:
@@ -106,8 +99,8 @@ class GaussianNoise(Transform):
         if self.target == "observations" and self.next == "independent":
             columns.append("next_observations")
         for column in columns:
-            rows = np.flatnonzero(choose_mask(self.rng("rows", column), len(dataset), self.rate))
-            rng, scale = self.rng("noise", column), np.float32(self.scale)
+            rows = np.flatnonzero(exact_share(self.rng("rows", column), len(dataset), self.rate))
+            rng, scale = fast_generator(self.rng("noise", column)), np.float32(self.scale)
             space = dataset.action_space if column == "actions" else dataset.observation_space
             add_noise(
                 edits,
@@ -122,9 +115,9 @@ class GaussianNoise(Transform):
         return edits.changed(self)
 
     def _add_to_frames(self, dataset: Dataset, edits: Edits) -> None:
-        array, rng = edits.frames(), self.rng("noise", "frames")
+        array, rng = edits.frames(), fast_generator(self.rng("noise", "frames"))
         std = (step_std(dataset, "observations") * self.scale).astype(np.float32)
-        noisy = choose_mask(self.rng("rows", "frames"), len(array), self.rate)
+        noisy = exact_share(self.rng("rows", "frames"), len(array), self.rate)
         rows = np.flatnonzero(noisy)
         for start in range(0, len(rows), 8192):
             part = rows[start : start + 8192]
@@ -249,7 +242,7 @@ class SensorBias(Transform):
         edits, episodes = Edits(dataset, keep_clean=self.keep_clean), dataset.num_episodes
         array = edits.frames()
         std = step_std(dataset, "observations").reshape(-1)
-        biased = choose_mask(self.rng("episodes"), episodes, self.rate)
+        biased = exact_share(self.rng("episodes"), episodes, self.rate)
         count = episodes if self.per == "episode" else 1
         bias = np.zeros((count, std.size))
         bias[:, dimensions] = self.rng("bias").uniform(-self.scale, self.scale, (count, len(dimensions)))
