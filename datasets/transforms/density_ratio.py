@@ -197,10 +197,9 @@ class _Table:
         self.states = self._features(dataset.step_observations)
         self._mean, self._scale = self.states.mean(0), self.states.std(0) + 1e-3
         self.states = (self.states - self._mean) / self._scale
-        if dataset.discrete:
-            self.actions = np.eye(int(dataset.action_space.n), dtype=np.float32)[
-                dataset.actions - int(dataset.action_space.start)
-            ]
+        if isinstance(dataset.action_space, spaces.Discrete):
+            choices = np.eye(int(dataset.action_space.n), dtype=np.float32)
+            self.actions = choices[dataset.actions - int(dataset.action_space.start)]
         else:
             self.actions = dataset.actions.reshape(len(dataset.actions), -1).astype(np.float32)
         self.rewards = scaled(dataset.rewards.astype(np.float64)).astype(np.float32)

@@ -120,8 +120,9 @@ class Reweight(Transform):
             raise SpecError("reweight: method custom needs weights", "", "give an array, a file or infos/NAME")
 
     def apply(self, dataset: Dataset) -> Dataset:
+        measured: dict[str, Any] = {}
         if self.method == "uniform":
-            weights, measured = self._uniform(dataset), {}
+            weights = self._uniform(dataset)
         else:
             given, measured = self._custom(dataset) if self.method == "custom" else self._scored(dataset)
             weights = sampling_probabilities(dataset) * given
@@ -205,7 +206,7 @@ class Reweight(Transform):
         if refused.any():
             what = self.method if self.score is None else f"the score {self.score!r}"
             raise IncompatibleError(
-                f"{what} does not apply to {dataset.name}: it has incomplete episodes, {listed(np.flatnonzero(refused))}",
+                f"{what} does not apply to {dataset.name}: incomplete episodes, {listed(np.flatnonzero(refused))}",
                 "they end with neither a termination nor a truncation, so their return and length are not known",
                 "use partial=drop to give them weight 0, or mark where they were cut as truncated",
             )
