@@ -26,6 +26,7 @@ from offbench.cli_output import (
     print_table,
     say,
 )
+from offbench.cli_perspective import perspective
 from offbench.cli_quality import quality
 from offbench.cli_report import compare, published, report
 from offbench.cli_robustness import robustness
@@ -55,6 +56,7 @@ app.command("compare")(compare)
 app.command("published")(published)
 app.command("quality")(quality)
 app.command("robustness")(robustness)
+app.command("perspective")(perspective)
 
 Root = Annotated[Path, typer.Option("--root", "-o", help="Folder for the runs and the report.")]
 Workers = Annotated[
@@ -138,7 +140,7 @@ def demo(
     "offbench run smoke --json --no-report",
 )
 def run(
-    suite: Annotated[str, typer.Argument(help="A YAML file, or the name of a packaged suite: smoke, demo.")],
+    suite: Annotated[str, typer.Argument(help="A YAML file, or the name of a packaged suite: smoke, demo ...")],
     root: Root = Path("runs"),
     workers: Workers = None,
     device: Device = "auto",
@@ -287,8 +289,9 @@ def _run(suite: Suite, root: Path, workers: int | None, device: str, max_lanes: 
     from offbench.reports.tables import dataset_table
     from offbench.results import load_results
 
-    # With options of their own (size, seed) they are built when they are loaded.
-    build_datasets([reference.id for reference in suite.datasets if not reference.options])
+    for reference in suite.datasets:
+        deciding = ("size", "seed", "run", "steps")
+        build_datasets([reference.id], **{key: reference.options[key] for key in deciding if key in reference.options})
     with ProgressDisplay(err()) as display:
         summary = run_suite(suite, root, workers=workers, device=device, max_lanes=max_lanes, on_event=display)
     done = summary.already_done + len(summary.finished)

@@ -25,10 +25,13 @@ from offbench.reports.tables import BoldRule, Spread, TableRows
 if TYPE_CHECKING:
     from offbench.reports.plots import Format
 
-TABLES = ("scores", "averages", "aggregates", "pairs", "tests", "published", "robustness")
+TABLES = (
+    *("scores", "averages", "aggregates", "pairs", "tests", "published", "robustness"),
+    *("perspective", "perspective_paper", "correlations"),
+)
 FIGURES = (
     *("intervals", "profiles", "improvement", "ranks", "efficiency", "curves", "robustness", "robustness_scale"),
-    "strips",
+    *("strips", "tq_saco", "performance_planes", "performance_planes_paper", "correlations"),
 )
 TABLE_FORMATS = {"md": to_markdown, "tex": to_latex, "csv": to_csv, "html": to_html}
 
@@ -232,6 +235,9 @@ _HEADINGS = {
     "pairs": "Pairs",
     "published": "Beside published scores",
     "robustness": "Robustness",
+    "perspective": "TQ, SACo and performance",
+    "perspective_paper": "TQ, SACo and performance by the paper's rule",
+    "correlations": "Correlations with TQ and SACo",
 }
 
 
