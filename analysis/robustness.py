@@ -129,7 +129,7 @@ def severity_rows(rows: pd.DataFrame, conditions: Mapping[str, Condition], sever
         rows: algorithm, dataset (a condition), seed, score.
 
     Returns:
-        algorithm, dataset (clean dataset and kind of corruption), seed, score and the severity; the clean runs are the
+        algorithm, dataset (kind of corruption, after the clean dataset where there are several), seed, score and the severity; the clean runs are the
         first point of every kind. Empty if there are no clean runs to start at and the strength does not vary.
     """
     other = {"rate": "scale", "scale": "rate"}[severity]
@@ -142,6 +142,7 @@ def severity_rows(rows: pd.DataFrame, conditions: Mapping[str, Condition], sever
         return pd.DataFrame(columns=columns)
     held = max(values, key=lambda value: points[value])
     parts = []
+    several = len({condition.dataset for condition in corrupted}) > 1
     kinds = dict.fromkeys((condition.dataset, condition.kind) for condition in corrupted)
     for base, kind in kinds:
         for name, condition in conditions.items():
@@ -149,5 +150,6 @@ def severity_rows(rows: pd.DataFrame, conditions: Mapping[str, Condition], sever
                 continue
             if condition.clean or (condition.kind == kind and getattr(condition, other) == held):
                 chosen = rows[rows["dataset"] == name]
-                parts.append(chosen.assign(dataset=f"{base}, {kind}", **{severity: getattr(condition, severity)}))
+                panel = f"{base}, {kind}" if several else kind
+                parts.append(chosen.assign(dataset=panel, **{severity: getattr(condition, severity)}))
     return pd.concat(parts, ignore_index=True)[columns]

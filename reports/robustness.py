@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from offbench.analysis import ScoreTable
-from offbench.analysis.robustness import Condition, robustness_rows, severity_rows, worst_conditions
+from offbench.analysis import Notice, ScoreTable
+from offbench.analysis.robustness import CLEAN, Condition, robustness_rows, severity_rows, worst_conditions
 from offbench.errors import DatasetError
 from offbench.reports.content import Options, build
 from offbench.reports.report import ReportFiles, versions, write_content
@@ -45,10 +45,12 @@ def write_robustness(
         DatasetError: no corrupted dataset has results.
         ScoreError, StorageError: see `report.write_report`.
     """
+    results, conditions = _short_names(results, conditions)
     corrupted = results[[not conditions[name].clean for name in results["dataset"]]]
     if corrupted.empty:
         raise DatasetError("no run on a corrupted dataset has finished", "", "see `offbench status`")
     table, everything = _scores(corrupted), _scores(results)
+    table = replace(table, notices=(*table.notices, _not_a_sample(conditions)))
     rows = robustness_table(everything, conditions)
     content = build(table, title, Options(), frame=corrupted, versions=versions(), **facts)
     figures = dict(content.figures)
@@ -88,6 +90,29 @@ def strength_curves(table: ScoreTable, conditions: Mapping[str, Condition], seve
         return None
     units = list(dict.fromkeys(table.units.values()))
     return robustness_curves(rows, table.algorithms, severity=severity, unit=units[0] if len(units) == 1 else "")
+
+
+def _short_names(
+    results: pd.DataFrame, conditions: Mapping[str, Condition]
+) -> tuple[pd.DataFrame, dict[str, Condition]]:
+    """Results and conditions without the dataset's name, where all are of one dataset."""
+    if len({condition.dataset for condition in conditions.values()}) > 1:
+        return results, dict(conditions)
+    short = {
+        name: CLEAN if condition.clean else condition.title.removeprefix(f"{condition.dataset}, ")
+        for name, condition in conditions.items()
+    }
+    return results.assign(dataset=results["dataset"].map(short)), {short[name]: c for name, c in conditions.items()}
+
+
+def _not_a_sample(conditions: Mapping[str, Condition]) -> Notice:
+    clean = list(dict.fromkeys(condition.dataset for condition in conditions.values()))
+    text = (
+        f"The datasets of this report are corruptions of {', '.join(clean)}, not a sample of tasks: aggregates, ranks "
+        "and tests over them speak of these corruptions. Algorithms that do not read a corrupted column have the same "
+        "scores with and without its corruption."
+    )
+    return Notice("corruptions", text)
 
 
 def _scores(results: pd.DataFrame) -> ScoreTable:
