@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-_LEAF = 16  # largest number of rows in a leaf
+_LEAF = 8  # largest number of rows in a leaf
 _FAN = 4  # children per inner node: two binary splits, so that a level is worth its kernel calls
 _TOP = 64  # nodes of the first level that is looked at, at most
 _PAIRS = 1 << 14  # pairs of query and leaf whose distances are computed at once, for memory
@@ -18,9 +18,10 @@ class NeighbourIndex:
     """Rows that can be asked for the nearest one, by Euclidean distance.
 
     The rows are split at medians of the widest dimension into 2^k leaves of equal size (one row more or less). A query
-    comes with a bound: its squared distance to any row, which its caller knows. All queries go down the tree together;
-    a node is left out when its box is farther from the query than the bound. Distances in the leaves that remain are
-    sums of squared float32 differences, so nothing is lost to cancellation, and there is no approximation.
+    comes with a bound: its squared distance to any row, which its caller knows. A first descent into the nearest boxes
+    tightens it. Then all queries go down the tree together; a node is left out when its box is farther from the query
+    than the bound. Distances in the leaves that remain are sums of squared float32 differences, so nothing is lost to
+    cancellation, and there is no approximation.
 
     Building is done once on the CPU. A search waits for the device some times, because what remains has to be counted.
 
@@ -54,6 +55,7 @@ class NeighbourIndex:
             Row numbers [Q] int64 and squared distances [Q]. The distance of a query that is not finite is infinite,
             its row number 0.
         """
+        bound = torch.minimum(bound, self._first_guess(queries))
         query, leaf = self._reachable(queries, bound * _SLACK)
         best = torch.full_like(bound, float("inf"))
         row = torch.zeros(len(queries), dtype=torch.int64, device=queries.device)
@@ -67,6 +69,17 @@ class NeighbourIndex:
             numbers = self._numbers[some_leaves].masked_fill(~is_best, self._count)
             row.scatter_reduce_(0, some_queries, numbers.amin(1), "amin")
         return row, best
+
+    def _first_guess(self, queries: Tensor) -> Tensor:
+        """Squared distances [Q] to a row that should be near: the best of the leaf that the nearest boxes lead to."""
+        low, high = self._levels[0]
+        node = _squared_gap(queries.unsqueeze(1), low, high).argmin(1)
+        children = torch.arange(_FAN, device=queries.device)
+        for low, high in self._levels[1:]:
+            nodes = node.unsqueeze(1) * _FAN + children
+            nearest = _squared_gap(queries.unsqueeze(1), low[nodes], high[nodes]).argmin(1, keepdim=True)
+            node = nodes.gather(1, nearest).squeeze(1)
+        return (self._leaves[node] - queries.unsqueeze(1)).square_().sum(-1).amin(1)
 
     def _reachable(self, queries: Tensor, bound: Tensor) -> tuple[Tensor, Tensor]:
         """Pairs (query, leaf) [P] whose boxes are not farther apart than the bound."""
