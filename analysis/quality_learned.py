@@ -24,12 +24,13 @@ if TYPE_CHECKING:
 
 ROWS = 20_000  # that a clone learns from, and is tested on, at most
 UPDATES, BATCH, WIDTH, LEARNING_RATE = 2000, 256, 100, 1e-3
+LEAST_UPDATES, EPOCHS = 500, 50  # of small data
 LOOKS = 10  # at the held-out rows during training
 HELD_OUT = 0.2
 EDGE = 0.999  # actions nearer to a bound count as there, because atanh(1) is infinite
 _LEAST_SIGMA = 1e-3
 _SWAZINNA = "Swazinna, Udluft, Runkler 2021, arXiv 2111.13461"
-_COST = f"a network of 2 x {WIDTH} units, {UPDATES:,} updates of {BATCH} of up to {ROWS:,} rows: about 3 s on one core"
+_COST = f"a network of 2 x {WIDTH} units, up to {UPDATES:,} updates of {BATCH} of up to {ROWS:,} rows: about 3 s on one core"
 
 
 @dataclass(frozen=True)
@@ -50,8 +51,11 @@ class Clone:
     discrete: bool
 
 
-def clone(dataset: Dataset, seed: int = 0, *, updates: int = UPDATES) -> Clone:
+def clone(dataset: Dataset, seed: int = 0, *, updates: int | None = None) -> Clone:
     """Clone the behaviour of a dataset and test the clone on episodes that it has not seen.
+
+    Args:
+        updates: by default 50 times through the data, at least 500 and at most 2,000.
 
     Raises:
         NotMeasurableError: actions that are neither choices nor vectors of numbers, a single action, or fewer than 10
@@ -65,6 +69,8 @@ def clone(dataset: Dataset, seed: int = 0, *, updates: int = UPDATES) -> Clone:
     rows = sample_rows(dataset, ROWS, seed)
     if len(rows) < 10:
         raise NotMeasurableError(f"{len(rows)} rows are too few to train and test a clone")
+    if updates is None:
+        updates = min(UPDATES, max(LEAST_UPDATES, EPOCHS * len(rows) // BATCH))
     held = _held_out(dataset, rows, seed)
     states = states_at(dataset, rows)
     mean, deviation = states[~held].mean(axis=0), states[~held].std(axis=0)

@@ -186,7 +186,7 @@ def _claim(
         if often < rules()["usual"] * threshold.points:
             told = " and ".join(map(_title, names))
             return unknown(f"{told} did not tell it on data that did not calibrate it, and the answer was {words}")
-        because = f"{words}, whatever {' and '.join(map(_title, names))}; here {numbers}"
+        because = f"{numbers}; whatever the number, the answer was {words}"
         return Sentence(rule["id"], rule[usual], usual, because, (_held_out(rule["id"], calibration), *published))
     answer = threshold.answer(row.values)
     because = "; ".join(_against(name, row.values[name], threshold) for name in names)
@@ -219,7 +219,7 @@ def _held_out(claim: str, calibration: Calibration) -> Evidence:
     else:
         text = "no threshold was better than one answer for all datasets"
     text += f"; the claim held for {threshold.yes} of the {threshold.points} datasets"
-    return Evidence("calibration", text, calibration.source)
+    return Evidence("calibration", text, "thresholds and scores named below")
 
 
 # -- remarks ---------------------------------------------------------------------------------------
@@ -273,8 +273,8 @@ def _unmeasured(row: DatasetQuality, content: Mapping[str, Any]) -> list[Sentenc
 
 
 def _with_levels(head: str, row: DatasetQuality, calibration: Calibration | None) -> str:
-    """The headline with "High TQ (0.93), low SACo (0.41)" in front."""
-    words = []
+    """The headline with "High TQ 0.93, low SACo 0.41" in front."""
+    words, behind = [], "unconstrained value methods should fall behind"
     for claim, name in (("imitation", "tq"), ("unconstrained", "saco")):
         value = row.values.get(name, math.nan)
         if not math.isfinite(value):
@@ -286,9 +286,11 @@ def _with_levels(head: str, row: DatasetQuality, calibration: Calibration | None
             better = calibration.held_out[claim].right > calibration.held_out[claim].base
             answer = threshold.answer(row.values) if better else "unknown"
             level = {"yes": "high ", "no": "low ", "unknown": ""}[answer]
+            if (claim, answer) == ("unconstrained", "no"):
+                behind = "unconstrained value methods need broader data"
         words.append(f"{level}{_title(name)} {_number(value)}")
     first = words[0][0].upper() + words[0][1:]
-    return head.format(tq=f"{first},", saco=words[1])
+    return head.format(tq=f"{first},", saco=words[1], behind=behind)
 
 
 def _evidence(items: Sequence[Mapping[str, str]]) -> tuple[Evidence, ...]:

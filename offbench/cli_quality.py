@@ -1,4 +1,4 @@
-"""The command `offbench quality`: measures of datasets, as a table, JSON, Parquet and the plane of TQ and SACo."""
+"""The command `offbench quality`: measures of datasets and what they say, as tables, pictures, JSON and a page."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.text import Text
 
 from offbench.cli_data import build_datasets
 from offbench.cli_output import err, examples, out, print_json, print_table, print_text, say, show
@@ -16,14 +17,20 @@ from offbench.errors import DatasetError, SpecError, StorageError
 
 if TYPE_CHECKING:
     from offbench.analysis.quality import QualityReference, QualityTable
+    from offbench.analysis.verdict import Verdict
     from offbench.datasets import Dataset
+    from offbench.reports.plots import Plot
 
+Scores = tuple[dict[str, dict[str, float]], str]  # by algorithm and dataset, and their unit
+Points = dict[str, tuple[float, float]]  # TQ and SACo by dataset
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on standard output.")]
 
 
 @examples(
     "offbench quality cartpole/random cartpole/replay cartpole/expert",
     "offbench quality hopper/medium --measures tq,saco,saturation,saco_projected",
+    "offbench quality cartpole/mixed --verdict --html mixed.html",
+    "offbench quality hopper/medium hopper/expert --results runs -o quality",
     "offbench quality mine.hdf5 --reference replay.hdf5 --json",
     "offbench quality --list",
 )
@@ -48,8 +55,18 @@ def quality(
     bounds: Annotated[
         str | None, typer.Option("--bounds", help="Of the bins: reference, own or pooled, if not the preset's.")
     ] = None,
+    results: Annotated[
+        Path | None,
+        typer.Option(
+            "--results", help="Runs, a table or a report: the plane is coloured by the scores of each algorithm."
+        ),
+    ] = None,
+    verdict: Annotated[bool, typer.Option("--verdict", help="Say in words what the measures mean.")] = False,
+    html: Annotated[
+        Path | None, typer.Option("--html", help="File for a one-page report of one dataset: verdict, card and lint.")
+    ] = None,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Folder for JSON, Parquet and the picture.")
+        Path | None, typer.Option("--output", "-o", help="Folder for JSON, Parquet and the pictures.")
     ] = None,
     list_measures: Annotated[bool, typer.Option("--list", help="List the measures and exit.")] = False,
     as_json: Json = False,
@@ -66,7 +83,10 @@ def quality(
         raise SpecError("no dataset is given", "", "e.g. offbench quality cartpole/random cartpole/replay")
     from offbench.analysis.quality import measure_datasets
     from offbench.analysis.quality_registry import select_measures
+    from offbench.analysis.verdict import verdicts
 
+    if html is not None and len(set(datasets)) > 1:
+        raise SpecError("--html makes the report of one dataset", f"{len(set(datasets))} are given", "name one")
     names = None if measures is None else [name.strip() for name in measures.split(",") if name.strip()]
     select_measures(names)  # a wrong name is found before anything is built
     known: dict[str, Dataset] = {}
@@ -81,11 +101,19 @@ def quality(
             settings=settings,
             progress=lambda dataset, title: status.update(f"measuring {dataset}: {title}"),
         )
-    files = [] if output is None else _write(table, output)
+    scores = None if results is None else _scores(results, table, list(dict.fromkeys(datasets)))
+    files = [] if output is None else _write(table, output, scores)
+    read = verdicts(table)
+    if html is not None:
+        with err().status("writing the report"):
+            files.append(_write_html(html, chosen[0], datasets[0], table, read[0], against, scores))
     if as_json:
-        print_json({**table.to_json(), "files": files})
+        print_json({**table.to_json(), "verdicts": [one.to_json() for one in read], "files": files})
         return
-    _show(table)
+    if verdict:
+        _show_verdicts(read)
+    else:
+        _show(table)
     for path in files:
         say(str(path))
 
@@ -184,9 +212,96 @@ def _list(as_json: bool) -> None:
     say("formula, source, reference and cost of each: --json, or the page about dataset quality")
 
 
-def _write(table: QualityTable, folder: Path) -> list[Path]:
+def _scores(path: Path, table: QualityTable, given: Sequence[str]) -> Scores:
+    """Mean score by algorithm and dataset, and its unit; datasets are found by their names or by what was typed."""
+    from offbench.score_source import open_scores
+
+    scores = open_scores(path).table
+    found: dict[str, dict[str, float]] = {}
+    units = set()
+    for typed, row in zip(given, table.datasets, strict=True):
+        name = next((name for name in (row.name, typed) if name in scores.datasets), None)
+        if name is None:
+            continue
+        units.add(scores.units[name])
+        for algorithm in scores.algorithms:
+            cell = scores.cell(algorithm, name)
+            if cell.size:
+                found.setdefault(algorithm, {})[row.name] = float(cell.mean())
+    if not found:
+        known = ", ".join(scores.datasets[:8])
+        raise SpecError(f"{path} has no scores of these datasets", f"it has: {known}", "give their results")
+    if len(units) > 1:
+        raise SpecError(f"the scores are in different units: {', '.join(sorted(units))}", "", "give scores in one unit")
+    return found, units.pop()
+
+
+def _plots(table: QualityTable, extra: Points, scores: Scores | None) -> dict[str, Plot]:
+    """The plane of TQ and SACo, and the one that is coloured by scores, as far as there is something to place."""
+    from offbench.reports.dataset_report import bins_words
+    from offbench.reports.plots_quality import quality_plane, score_planes
+
+    points = {row.name: (row.values.get("tq", math.nan), row.values.get("saco", math.nan)) for row in table.datasets}
+    points |= {name: point for name, point in extra.items() if name not in points}
+    found = {"tq_saco": quality_plane(points, settings=bins_words(table))}
+    if scores is not None:
+        found["tq_saco_scores"] = score_planes(points, scores[0], unit=scores[1], settings=bins_words(table))
+    return {name: plot for name, plot in found.items() if plot is not None}
+
+
+def _write_html(
+    path: Path,
+    dataset: Dataset,
+    name: str,
+    table: QualityTable,
+    read: Verdict,
+    against: QualityReference,
+    scores: Scores | None,
+) -> Path:
+    """The report of one dataset; the reference and the random data stand beside it in the plane."""
+    from offbench.analysis.quality import measure_datasets
+    from offbench.datasets import find_entry
+    from offbench.reports.dataset_report import write_dataset_report
+
+    beside: Points = {}
+    if against.dataset is not None and against.dataset.fingerprint != dataset.fingerprint:
+        both = measure_datasets(
+            [against.dataset], measures=["tq", "saco"], reference=against, settings=table.settings
+        ).datasets[0]
+        beside[both.name] = (both.values["tq"], both.values["saco"])
+    entry = find_entry(name)
+    shown = name if entry is not None else Path(name).name
+    return write_dataset_report(
+        dataset,
+        path,
+        table=table,
+        verdict=read,
+        plots=_plots(table, beside, scores),
+        entry=entry,
+        call=f'offbench.load_dataset("{shown}")',
+    )
+
+
+def _show_verdicts(read: Sequence[Verdict]) -> None:
+    for one in read:
+        out().print(Text(one.dataset, style="bold"))
+        print_text(one.headline)
+        for sentence in (*one.claims, *one.remarks):
+            print_text(f"\n{sentence.text}", "bold")
+            print_text(f"measured: {sentence.because}", "dim")
+            for item in sentence.evidence:
+                print_text(f"{item.kind}: {item.text} ({item.source})", "dim")
+        if one.unknown:
+            print_text("\nNot known", "bold")
+        for sentence in one.unknown:
+            print_text(sentence.text)
+        print_text(
+            f"\n{one.calibration or 'No thresholds have been calibrated for data that are measured so.'}\n", "dim"
+        )
+
+
+def _write(table: QualityTable, folder: Path, scores: Scores | None) -> list[Path]:
     from offbench.cli_output import jsonable
-    from offbench.reports.plots_quality import quality_plane
     from offbench.storage import write_json
 
     frame = table.to_frame()
@@ -195,23 +310,13 @@ def _write(table: QualityTable, folder: Path) -> list[Path]:
         files = [folder / "quality.json", folder / "quality.parquet"]
         write_json(files[0], jsonable(table.to_json()))
         frame.to_parquet(files[1], index=False)
-        if {"tq", "saco"} <= set(frame.columns):
-            points = {row["dataset"]: (row["tq"], row["saco"]) for row in frame.to_dict("records")}
-            plot = quality_plane(
-                points, settings=f"reference {table.reference['dataset']}, {table.settings.edges} edges per column"
-            )
-            for format in ("png", "svg") if plot is not None else ():
-                files.append(folder / f"tq_saco.{format}")
-                files[-1].write_bytes(plot.render(format))  # type: ignore[union-attr]
+        for name, plot in _plots(table, {}, scores).items():
+            for format in ("png", "svg"):
+                files.append(folder / f"{name}.{format}")
+                files[-1].write_bytes(plot.render(format))  # type: ignore[arg-type]
     except OSError as error:
         raise StorageError(f"cannot write to {folder}", str(error), "choose another folder") from error
     return files
-
-
-def _bins_words(table: QualityTable) -> str:
-    extremes = {"own": "each dataset", "pooled": "all datasets", "reference": table.reference["dataset"]}
-    preset = f"preset {table.preset}: " if table.preset != "custom" else ""
-    return f"{preset}{table.settings.edges} edges between the extremes of {extremes[table.settings.bounds]}"
 
 
 def _show(table: QualityTable) -> None:
@@ -222,7 +327,7 @@ def _show(table: QualityTable) -> None:
     sizes = [("transitions", [row.transitions for row in table.datasets])]
     sizes += [("episodes", [row.episodes for row in table.datasets])]
     lines = [(name, [show(count) for count in counts]) for name, counts in sizes]
-    lines += [(m.title, [_number(row.values[m.name]) for row in table.datasets]) for m in table.measures]
+    lines += [(m.title, [_shown(row.values[m.name]) for row in table.datasets]) for m in table.measures]
     head = max(len(name) for name, _ in lines) + 2
     width = max(9, *(len(label) for label in labels)) + 2
     room = max(1, (shutil.get_terminal_size().columns - head) // width)
@@ -234,33 +339,18 @@ def _show(table: QualityTable) -> None:
     _explain(table)
 
 
-def _number(value: float) -> str:
-    if math.isnan(value):
-        return "-"
-    size = abs(value)
-    if size >= 1000:
-        return f"{value:,.0f}"
-    return f"{value:.1f}" if size >= 100 else f"{value:.3f}" if size >= 0.0005 or size == 0 else f"{value:.0e}"
+def _shown(value: float) -> str:
+    from offbench.reports.dataset_report import number_text
+
+    return "-" if math.isnan(value) else number_text(value)
 
 
 def _explain(table: QualityTable) -> None:
     """What the numbers refer to, and why some are missing."""
-    lines = []
-    reference, settings = table.reference, table.settings
-    if reference["minimum"] is not None and reference["maximum"] is not None:
-        lines.append(f"TQ 0: {reference['minimum']:.6g} ({reference['minimum_source']})")
-        lines.append(f"TQ 1: {reference['maximum']:.6g} ({reference['maximum_source']})")
-    if reference["dataset"] is not None:
-        lines.append(f"SACo 1: {reference['dataset']}; {_bins_words(table)}")
-    if settings.first_rows is not None:
-        lines.append(f"cells are counted in the first {settings.first_rows:,} transitions")
-    error = max(row.error for row in table.datasets)
-    if error:
-        lines.append(f"counts are estimates with a relative standard error of {100 * error:.2g} %")
-    missing: dict[str, list[str]] = {}
-    for measure in table.measures:
-        for reason in dict.fromkeys(r.reasons[measure.name] for r in table.datasets if measure.name in r.reasons):
-            missing.setdefault(reason, []).append(measure.title)
+    from offbench.reports.dataset_report import missing_measures, reference_facts
+
+    lines = [f"{name}: {text}" for name, text in reference_facts(table)]
+    missing = missing_measures(table, table.datasets)
     lines += [f"- : {', '.join(titles)}: {reason}" for reason, titles in missing.items()]
     full = [row.name for row in table.datasets if row.values.get("saturation", 0.0) > 0.9]
     if full:

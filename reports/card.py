@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import jinja2
 from markupsafe import Markup
@@ -66,13 +67,22 @@ def write_card(
     return CardFiles(folder / "card.html", folder / "card.md", tuple(folder / name for name in pictures))
 
 
-def to_html(card: Card) -> str:
-    """The card as one HTML page that loads nothing from anywhere."""
+def to_html(card: Card, template: str = "card.html.j2", **facts: Any) -> str:
+    """The card as one HTML page that loads nothing from anywhere.
+
+    Args:
+        template: a page that extends the card's. facts: what it shows besides.
+    """
+    folder = resources.files("offbench.reports").joinpath("templates")
     environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=jinja2.FunctionLoader(lambda name: folder.joinpath(name).read_text("utf-8")),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
-    source = resources.files("offbench.reports").joinpath("templates/card.html.j2").read_text("utf-8")
-    return environment.from_string(source).render(
+    return environment.get_template(template).render(
+        **facts,
         card=card,
         verdict=verdict(card.report),
         rows_of=rows_of,

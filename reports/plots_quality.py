@@ -1,4 +1,4 @@
-"""The plane of TQ and SACo with datasets placed in it: how good the data are against how much they cover."""
+"""The plane of TQ and SACo with datasets placed in it, alone or coloured by the scores that algorithms reached."""
 
 from __future__ import annotations
 
@@ -7,16 +7,23 @@ from collections.abc import Mapping, Sequence
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
 
 from offbench.reports.plots import (
     COLUMN_WIDTH,
+    INK,
+    MARKERS,
     MUTED,
     STYLE,
+    TEXT_WIDTH,
     Plot,
     algorithm_styles,
     footnote,
+    legend,
+    legend_height,
     new_figure,
     settle,
+    wrap,
 )
 
 
@@ -44,11 +51,7 @@ def quality_plane(points: Mapping[str, tuple[float, float]], *, settings: str = 
         for name, (tq, saco) in placed.items():
             style = styles[name]
             ax.plot(saco, tq, marker=style.marker, color=style.color, markersize=5.5, linestyle="", zorder=3)
-        highest = max(1.0, *(tq for tq, _ in placed.values()))
-        lowest = min(0.0, *(tq for tq, _ in placed.values()))
-        farthest = max(1.0, *(saco for _, saco in placed.values()))
-        ax.set_xlim(-0.05 * farthest, 1.12 * farthest)
-        ax.set_ylim(lowest - 0.1 * (highest - lowest), highest + 0.12 * (highest - lowest))
+        _limits(ax, placed)
         ax.set_xlabel("SACo: unique state-action pairs / those of the reference")
         ax.set_ylabel("TQ: normalized mean return")
         ax.grid(True)
@@ -68,6 +71,105 @@ def quality_plane(points: Mapping[str, tuple[float, float]], *, settings: str = 
     if left_out:
         caption += f" Not placed, for want of a reference: {', '.join(left_out)}."
     return Plot(figure, caption)
+
+
+def score_planes(
+    points: Mapping[str, tuple[float, float]],
+    scores: Mapping[str, Mapping[str, float]],
+    *,
+    unit: str = "normalized score",
+    settings: str = "",
+) -> Plot | None:
+    """The plane once per algorithm, each dataset coloured by the algorithm's score, as in Schweighofer et al. 2022.
+
+    Args:
+        points: TQ and SACo by dataset; those without both are left out.
+        scores: score by algorithm and dataset, the mean over seeds. Where one is missing the point is hollow.
+        unit: of the scores. Normalized ones are coloured from 0 to 100, others from the least to the largest.
+        settings: how TQ and SACo were measured, in words, for the foot of the picture.
+
+    Returns:
+        The plot, or None if no placed dataset has a score.
+    """
+    placed = {name: point for name, point in points.items() if all(map(math.isfinite, point))}
+    known = [scores[a][d] for a in scores for d in placed if math.isfinite(scores[a].get(d, math.nan))]
+    if not known:
+        return None
+    title, labels = short_names(list(placed))
+    low, high = (0.0, 100.0) if unit == "normalized score" else (min(known), max(known))
+    if not high > low:
+        high = low + 1.0
+    colors = mpl.colormaps["viridis"]
+    scale = mpl.colors.Normalize(low, high, clip=True)
+    columns = min(len(scores), 3)
+    rows = math.ceil(len(scores) / columns)
+    told = len(placed) <= len(MARKERS)  # with more datasets, markers cannot tell them apart
+    markers = [MARKERS[i] if told else "o" for i in range(len(placed))]
+    width = TEXT_WIDTH if columns > 1 else COLUMN_WIDTH
+    handles = [
+        Line2D([], [], marker=marker, color=MUTED, linestyle="", markersize=4.5, label=label)
+        for marker, label in zip(markers, labels, strict=True)
+    ]
+    with mpl.rc_context(STYLE):
+        figure = new_figure(width, 0.55 + 1.85 * rows + (legend_height(labels, width) if told else 0.0))
+        axes = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
+        for ax, (algorithm, by_dataset) in zip(axes.flat, scores.items(), strict=False):
+            for value in (0.0, 1.0):
+                ax.axhline(value, color=MUTED, linewidth=0.6, linestyle=(0, (3, 2)), zorder=1)
+                ax.axvline(value, color=MUTED, linewidth=0.6, linestyle=(0, (3, 2)), zorder=1)
+            for marker, (name, (tq, saco)) in zip(markers, placed.items(), strict=True):
+                score = by_dataset.get(name, math.nan)
+                there = math.isfinite(score)
+                face = colors(scale(score)) if there else "none"
+                ax.plot(
+                    saco, tq, marker=marker, color=face, markeredgecolor=INK if there else MUTED, markeredgewidth=0.5,
+                    markersize=5.5 if told else 4.0, linestyle="", zorder=3,
+                )  # fmt: skip
+                if told and there:
+                    ax.annotate(
+                        f"{round(score):d}",
+                        (saco, tq),
+                        (5, 0),
+                        textcoords="offset points",
+                        va="center",
+                        fontsize=6.0,
+                        zorder=4,
+                    )
+            ax.set_title(wrap(algorithm, width / columns))
+            ax.grid(True)
+        for ax in axes.flat[len(scores) :]:
+            ax.set_visible(False)
+        _limits(axes.flat[0], placed)
+        figure.supxlabel("SACo: unique state-action pairs / those of the reference", fontsize=7.5)
+        figure.supylabel("TQ: normalized mean return", fontsize=7.5)
+        beyond = {(True, True): "both", (True, False): "min", (False, True): "max", (False, False): "neither"}
+        bar = figure.colorbar(
+            mpl.cm.ScalarMappable(scale, colors),
+            ax=axes,
+            extend=beyond[min(known) < low, max(known) > high],
+            fraction=0.03,
+            pad=0.02,
+        )
+        bar.set_label(unit)
+        if told:
+            legend(figure, handles)
+        settle(figure)
+    caption = (
+        f"TQ against SACo of each dataset{f' of {title}' if title else ''}, coloured by the {unit} that an algorithm "
+        "reached on it (mean over seeds; Schweighofer et al. 2022 show theirs so). Hollow: no result."
+    )
+    if settings:
+        caption += f" {settings[0].upper()}{settings[1:]}."
+    return Plot(figure, caption)
+
+
+def _limits(ax: Axes, placed: Mapping[str, tuple[float, float]]) -> None:
+    """Room around the points and the lines of 0 and 1."""
+    highest = max(1.0, *(tq for tq, _ in placed.values()))
+    lowest = min(0.0, *(tq for tq, _ in placed.values()))
+    farthest = max(1.0, *(saco for _, saco in placed.values()))
+    ax.set_xlim(-0.05 * farthest, 1.12 * farthest)
+    ax.set_ylim(lowest - 0.1 * (highest - lowest), highest + 0.12 * (highest - lowest))
 
 
 def short_names(names: Sequence[str]) -> tuple[str, list[str]]:

@@ -198,9 +198,10 @@ def test_the_usual_answer_is_given_as_such() -> None:
     rare = Threshold(usual.measures, usual.low, usual.high, usual.least, usual.most, "no", 1, 20)
     given = Calibration("paper", "", ("a",), 20, {**given.thresholds, "unconstrained": rare}, given.held_out)
     read = verdict(row(tq=0.9, saco=0.95), given)
+    assert "unconstrained value methods need broader data" not in read.headline
     (sentence,) = read.claims
     assert (sentence.id, sentence.answer) == ("unconstrained", "no")
-    assert sentence.because.startswith("no for 19 of 20 datasets of the calibration, whatever SACo")
+    assert sentence.because.startswith("SACo 0.95; whatever the number, the answer was no for 19 of 20 datasets")
 
 
 def test_a_saturated_count_silences_the_claims_that_rest_on_it() -> None:
@@ -232,7 +233,7 @@ def test_rules_name_what_is_there_and_every_answer_has_a_headline() -> None:
         first = next(item["text"] for item in content["headlines"] if item["when"].items() <= given.items())
         praised = re.search(r"cloning (should do|is the safe|and methods)|begin with behaviour cloning", first)
         assert bool(praised) == (given["imitation"] == "yes"), given
-        assert ("behind" in first or "broader data." in first) <= (given["unconstrained"] == "no"), given
+        assert ("{behind}" in first) <= (given["unconstrained"] == "no"), given
     for item in content["headlines"]:
         assert set(item["when"]) <= set(claims)
     for remark in content["remarks"]:
