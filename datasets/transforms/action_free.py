@@ -106,8 +106,9 @@ class DropActions(_Drop):
     def _filler(self, dataset: Dataset) -> Any:
         space = dataset.action_space
         if isinstance(space, spaces.Box):
-            middle = (space.low.astype(np.float64) + space.high) / 2
-            return np.where(np.isfinite(middle), middle, 0.0).astype(np.float32)
+            bounded = np.isfinite(space.low) & np.isfinite(space.high)
+            low, high = (np.where(bounded, bound, 0).astype(np.float64) for bound in (space.low, space.high))
+            return ((low + high) / 2).astype(np.float32)
         return getattr(space, "start", 0)
 
 

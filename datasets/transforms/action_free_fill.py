@@ -36,7 +36,7 @@ class _Fill(Transform):
     hidden: tuple[int, ...] = (256, 256)
     learning_rate: float = 1e-3
     batch_size: int = 256
-    updates: int = 10_000
+    updates: int = 5_000
     held_out: float = 0.1
     seed: int = 0
 
