@@ -129,8 +129,9 @@ def severity_rows(rows: pd.DataFrame, conditions: Mapping[str, Condition], sever
         rows: algorithm, dataset (a condition), seed, score.
 
     Returns:
-        algorithm, dataset (kind of corruption, after the clean dataset where there are several), seed, score and the severity; the clean runs are the
-        first point of every kind. Empty if there are no clean runs to start at and the strength does not vary.
+        algorithm, dataset (the kind of corruption, after the clean dataset where there are several), seed, score and
+        the severity; the clean runs are the first point of every kind. Empty if there are no clean runs to start at and
+        the strength does not vary.
     """
     other = {"rate": "scale", "scale": "rate"}[severity]
     corrupted = [condition for condition in conditions.values() if not condition.clean]
