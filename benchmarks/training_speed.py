@@ -73,7 +73,7 @@ def ours(name: str, width: int, batch: int, lanes: int, device: str) -> Step:
     default = algorithm_class.config_class()
     widths = {
         field: (width,) * len(getattr(default, field))
-        for field in ("hidden", "critic_hidden")
+        for field in ("hidden", "critic_hidden", "value_hidden", "vae_hidden")
         if hasattr(default, field)
     }
     config = make_config(algorithm_class.config_class, widths)
