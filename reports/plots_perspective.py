@@ -204,8 +204,8 @@ def _plane(ax: Axes, points: pd.DataFrame, title: str) -> None:
         ax.axhline(value, color=MUTED, linewidth=0.6, linestyle=(0, (3, 2)), zorder=1)
         ax.axvline(value, color=MUTED, linewidth=0.6, linestyle=(0, (3, 2)), zorder=1)
     for axis, measure in ((ax.set_xlim, "saco"), (ax.set_ylim, "tq")):
-        values = points[measure].to_numpy(float)
-        low, high = min(0.0, float(np.nanmin(values))), max(1.0, float(np.nanmax(values)))
+        values = points[measure].dropna()  # TQ has no value where online training was no better than random actions
+        low, high = min([0.0, *values]), max([1.0, *values])
         axis(low - 0.08 * (high - low), high + 0.1 * (high - low))
     ax.set_title(title)
     ax.grid(True)
