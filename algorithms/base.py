@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from offbench.algorithms.encoders import StackedConvNet
 from offbench.algorithms.networks import StackedMLP
 from offbench.algorithms.optimizer import LaneAdam
 from offbench.errors import IncompatibleError, SpecError, UnknownNameError
@@ -124,6 +125,21 @@ def _checked(value: Any, hint: Any, field: dataclasses.Field[Any]) -> Any:
     return value
 
 
+@dataclass(frozen=True)
+class EncoderConfig(Config):
+    """For algorithms whose networks read observations alone: what stands before the perceptrons' hidden layers."""
+
+    encoder: Literal["mlp", "cnn"] = option(
+        "mlp", "reads observations as vectors, or as small images through convolutions of 3 x 3"
+    )
+    filters: tuple[int, ...] = option(
+        (16,), "with cnn: filters of each convolution", source="MinAtar, Young and Tian 2019, arXiv 1903.03176"
+    )
+    image_shape: tuple[int, ...] = option(
+        (), "with cnn: height, width, channels where the dataset has images flat, e.g. [10,10,1]; [] as in the dataset"
+    )
+
+
 def make_config(config_class: type[Config], values: Mapping[str, Any]) -> Config:
     """A configuration from plain values; unknown names are refused with the nearest known one."""
     known = [field.name for field in dataclasses.fields(config_class)]
@@ -186,6 +202,7 @@ class ProblemSpec:
         best_return: the highest undiscounted return of its complete episodes (of all, if none is); what policies that
             are conditioned on a return ask for unless told otherwise.
         largest_return: the largest absolute value of its episodes' returns.
+        observation_shape: the shape of an observation before it was flattened.
     """
 
     observation_size: int
@@ -197,6 +214,7 @@ class ProblemSpec:
     longest_episode: int = 1000
     best_return: float = 0.0
     largest_return: float = 1.0
+    observation_shape: tuple[int, ...] = ()
 
     @classmethod
     def of(cls, dataset: Dataset) -> ProblemSpec:
@@ -205,18 +223,19 @@ class ProblemSpec:
         Raises:
             IncompatibleError: the action space is neither Discrete nor a bounded Box.
         """
-        size = int(np.prod(dataset.observations.shape[1:]))
-        space = dataset.action_space
+        shape = tuple(map(int, dataset.observations.shape[1:]))
+        size, space = math.prod(shape), dataset.action_space
         complete = dataset.episode_complete
         returns = dataset.episode_returns
-        episodes: dict[str, Any] = {
+        known: dict[str, Any] = {
+            "observation_shape": shape,
             "longest_episode": int(dataset.episode_lengths.max()),
             "best_return": float(returns[complete if complete.any() else slice(None)].max()),
             "largest_return": float(np.abs(returns).max()),
         }
         if dataset.discrete:
             start, count = int(space.start), int(space.n)  # type: ignore[attr-defined]
-            return cls(size, count, True, action_start=start, **episodes)
+            return cls(size, count, True, action_start=start, **known)
         low, high = getattr(space, "low", None), getattr(space, "high", None)
         if low is None or high is None:
             raise IncompatibleError(
@@ -231,7 +250,7 @@ class ProblemSpec:
                 "policies here are bounded by tanh",
                 "load the dataset with action_space=gymnasium.spaces.Box(low, high) and finite bounds",
             )
-        return cls(size, low.size, False, tuple(low), tuple(high), **episodes)
+        return cls(size, low.size, False, tuple(low), tuple(high), **known)
 
 
 def check_compatible(algorithm: type[Algorithm], dataset: Dataset) -> None:
@@ -395,14 +414,22 @@ class Algorithm(ABC):
     ) -> Any:
         """Make a stacked network that is part of the checkpoint; with `target`, it and its target network.
 
-        `options` are those of `StackedMLP`: activation, norm, start, last.
+        `options` are those of `StackedMLP`: activation, norm, start, last; and what `encoder` returns.
         """
-        network = StackedMLP(sizes, self.seeds, name, members=members, device=self.device, **options)
+        kind = StackedConvNet if "filters" in options else StackedMLP
+        network = kind(sizes=sizes, seeds=self.seeds, name=name, members=members, device=self.device, **options)
         self.register_network(name, network)
         if not target:
             return network
         self.register_network(f"target_{name}", copy := network.target())
         return network, copy
+
+    def encoder(self) -> dict[str, Any]:
+        """Options of a network that reads observations alone; see `EncoderConfig`."""
+        config: Any = self.config
+        if config.encoder == "mlp":
+            return {}
+        return {"image": config.image_shape or self.space.observation_shape, "filters": config.filters}
 
     def register_network(self, name: str, network: StackedNetwork) -> None:
         """Make a network of any kind part of the checkpoint and, if `policy_networks` names it, of the policy."""

@@ -43,20 +43,21 @@ class Preprocessing:
         observations: "standardize" subtracts the mean of the dataset's observations and divides by their standard
             deviation plus 1e-3 (TD3+BC, Fujimoto and Gu 2021); "standardize_transitions" takes both over the
             observations and the next observations together (RIQL, Yang et al. 2024; it matters where next observations
-            are corrupted); "none" leaves them.
+            are corrupted); "max_abs" divides all by the largest magnitude in the dataset, as suits images, whose cells
+            share a scale and may never change in the data; "none" leaves them.
         rewards: "return_range" multiplies rewards by 1000 / (largest - smallest episode return) (IQL's locomotion
             setting, Kostrikov et al. 2021); "none" leaves them.
         reward_scale, reward_shift: applied afterwards, r * scale + shift.
     """
 
-    observations: Literal["standardize", "standardize_transitions", "none"] = "standardize"
+    observations: Literal["standardize", "standardize_transitions", "max_abs", "none"] = "standardize"
     rewards: Literal["return_range", "none"] = "none"
     reward_scale: float = 1.0
     reward_shift: float = 0.0
 
     def __post_init__(self) -> None:
         for field, allowed in (
-            ("observations", ("standardize", "standardize_transitions", "none")),
+            ("observations", ("standardize", "standardize_transitions", "max_abs", "none")),
             ("rewards", ("return_range", "none")),
         ):
             if getattr(self, field) not in allowed:
@@ -102,6 +103,9 @@ class Normalizer:
         size = frames.shape[1]
         if mode == "none":
             return cls(torch.zeros(size), torch.ones(size))
+        if mode == "max_abs":
+            largest = max(abs(float(frames.max())), abs(float(frames.min())), 1e-3)
+            return cls(torch.zeros(size), torch.full((size,), largest))
         # Statistics over what is acted on: the observations at which an action was taken.
         values = frames[dataset.frame_index]
         if mode == "standardize_transitions":

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from offbench.algorithms.base import Algorithm, Batch, Config, Requires, option
+from offbench.algorithms.base import Algorithm, Batch, EncoderConfig, Requires, option
 
 
 @dataclass(frozen=True)
-class BCConfig(Config):
+class BCConfig(EncoderConfig):
     """Settings of behaviour cloning."""
 
     learning_rate: float = option(3e-4, "Adam's rate", source="CORL any_percent_bc", per_lane=True, low=0.0)
@@ -45,7 +45,7 @@ class BC(Algorithm):
 
     def build(self) -> None:
         sizes = (self.space.observation_size, *self.config.hidden, self.space.action_size)
-        self.actor = self.network("actor", sizes)
+        self.actor = self.network("actor", sizes, **self.encoder())
         self.actor_optimizer = self.optimizer("actor")
         self.actor_optimizer.add([self.actor.flat], self.values_of("learning_rate"))
 

@@ -46,7 +46,9 @@ class DiscreteBCQ(DQN):
     def build(self) -> None:
         super().build()
         sizes = (self.space.observation_size, *self.config.hidden, self.space.action_size)
-        self.behaviour = self.network("behaviour", sizes, activation=self.config.activation, start="kaiming")
+        self.behaviour = self.network(
+            "behaviour", sizes, activation=self.config.activation, start="kaiming", **self.encoder()
+        )
         self.adam.add([self.behaviour.flat], self.values_of("learning_rate"))
         self.logit_penalty = self.scalar_of("logit_penalty")
         threshold = torch.tensor(self.values_of("threshold"), device=self.device)

@@ -52,7 +52,7 @@ class DiscreteCRR(DQN):
         super().build()
         sizes = (self.space.observation_size, *self.config.hidden, self.space.action_size)
         self.actor, self.target_actor = self.network(
-            "actor", sizes, target=True, activation=self.config.activation, start="kaiming"
+            "actor", sizes, target=True, activation=self.config.activation, start="kaiming", **self.encoder()
         )
         self.adam.add([self.actor.flat], self.values_of("learning_rate"))
         self.temperature = self.value_of("temperature")

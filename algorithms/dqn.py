@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from offbench.algorithms.base import Algorithm, Batch, Config, Requires, option
+from offbench.algorithms.base import Algorithm, Batch, EncoderConfig, Requires, option
 from offbench.errors import SpecError
 
 
 @dataclass(frozen=True)
-class DQNConfig(Config):
+class DQNConfig(EncoderConfig):
     """Settings of DQN; defaults are those of "A Dataset Perspective on Offline Reinforcement Learning"."""
 
     discount: float = option(
@@ -61,7 +61,7 @@ class DQN(Algorithm):
             raise SpecError(f"{self.title} has no minto", "its targets are no values of greedy actions", "set it false")
         sizes = (self.space.observation_size, *self.config.hidden, self.outputs())
         self.critic, self.target_critic = self.network(
-            "critic", sizes, target=True, activation=self.config.activation, start="kaiming"
+            "critic", sizes, target=True, activation=self.config.activation, start="kaiming", **self.encoder()
         )
         self.adam = self.optimizer("critic")
         self.adam.add([self.critic.flat], self.values_of("learning_rate"))

@@ -8,13 +8,14 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from offbench.algorithms.base import Algorithm, Batch, Config, Requires, option
+from offbench.algorithms.base import Algorithm, Batch, EncoderConfig, Requires, option
 from offbench.algorithms.gaussian import log_density
 from offbench.algorithms.hl_gauss import GaussianHistogram
+from offbench.errors import IncompatibleError
 
 
 @dataclass(frozen=True)
-class IQLConfig(Config):
+class IQLConfig(EncoderConfig):
     """Settings of IQL; defaults are the paper's for locomotion."""
 
     expectile: float = option(
@@ -101,9 +102,18 @@ class IQL(Algorithm):
         critic = (
             (observation, *hidden, action * width) if self.space.discrete else (observation + action, *hidden, width)
         )
-        self.value = self.network("value", (observation, *hidden, 1))
-        self.critic, self.target_critic = self.network("critic", critic, target=True, **self.critic_options())
-        self.actor = self.network("actor", (observation, *hidden, action))
+        encoder = self.encoder()
+        if encoder and not self.space.discrete:
+            raise IncompatibleError(
+                f"{self.title} has no convolutional encoder for continuous actions",
+                "its critics read observation and action together",
+                "set encoder: mlp",
+            )
+        self.value = self.network("value", (observation, *hidden, 1), **encoder)
+        self.critic, self.target_critic = self.network(
+            "critic", critic, target=True, **self.critic_options(), **encoder
+        )
+        self.actor = self.network("actor", (observation, *hidden, action), **encoder)
         policy = [self.actor.flat]
         self.gaussian = not self.space.discrete and self.config.policy == "gaussian"
         if self.gaussian:

@@ -53,12 +53,14 @@ def algorithm_card(name: str, dataset: str | None = None, preset: str | None = N
         UnknownNameError: no such algorithm or preset.
     """
     from offbench.algorithms import get_algorithm, resolve_config
-    from offbench.algorithms.base import networks_of
+    from offbench.algorithms.base import EncoderConfig, networks_of
     from offbench.algorithms.cost import relative_cost
 
     algorithm = get_algorithm(name)
     values, source = resolve_config(name, dataset or "", preset)
     resolved = values.to_dict()
+    shared = {field.name for field in dataclasses.fields(EncoderConfig)}  # of many algorithms: told last
+    fields = sorted(dataclasses.fields(algorithm.config_class), key=lambda field: field.name in shared)
     settings = [
         {
             "name": field.name,
@@ -66,7 +68,7 @@ def algorithm_card(name: str, dataset: str | None = None, preset: str | None = N
             "value": resolved[field.name],
             **{key: field.metadata.get(key) for key in ("meaning", "symbol", "source", "per_lane")},
         }
-        for field in dataclasses.fields(algorithm.config_class)
+        for field in fields
     ]
     card = capability(algorithm)
     if card["cost"] is None:
