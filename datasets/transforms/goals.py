@@ -94,16 +94,14 @@ class Hindsight(Transform):
         if self.terminate:
             earlier = infos.get(BOOTSTRAP_DISCOUNT, np.ones(count, np.float32))
             infos[BOOTSTRAP_DISCOUNT] = np.where(reached, np.float32(0), earlier)
-        changes: dict[str, Any] = {
-            "goals": goals,
-            "rewards": np.where(reached, *self.rewards).astype(np.float32),
-            "infos": infos,
-        }
+        rewards = np.where(reached, *self.rewards).astype(np.float32)
+        changes: dict[str, Any] = {"goals": goals, "rewards": rewards, "infos": infos}
+        touched, clean = {"rewards": rewards != dataset.rewards}, {"rewards": dataset.rewards}
         measured = {"reached": float(reached.mean()), "relabelled": int(relabelled.sum()), "left_out": left_out}
         if self.append:
             changes |= self._appended(dataset, goals)
             dataset = without_environment(dataset, "none: policies need the goal appended to the observation")
-        return self.changed(dataset, measured=measured, **changes)
+        return self.changed(dataset, touched=touched, clean=clean, measured=measured, **changes)
 
     def _achieved(self, dataset: Dataset, observations: Array) -> Array:
         flat = observations.reshape(len(observations), -1)
