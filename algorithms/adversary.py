@@ -460,6 +460,7 @@ def _train(
     updates, batch_size = resolved["updates"], resolved["batch_size"]
     preprocessing = Preprocessing(**resolved["preprocessing"])
     buffer = TransitionBuffer(dataset, algorithm.needs(algorithm.config), preprocessing, algorithm.device)
+    algorithm.attach(buffer)
     sampler = LaneSampler(buffer, algorithm.seeds, batch_size, algorithm.noise_spec(batch_size))
     if progress is None:
         print(f"training an adversary on {dataset.name}: {algorithm.title}, {updates:,} updates", file=sys.stderr)
@@ -544,8 +545,8 @@ def run_attack(adversary: Adversary, request: AttackRequest) -> tuple[Array, dic
     if found is None:
         found = _discrete(adversary, request) if request.rule is None else _continuous(adversary, request, request.rule)
         if adversary.key:
-            values, measured = found
-            _keep(file, lambda aside: np.savez(aside, values=values, **{k: np.array(v) for k, v in measured.items()}))
+            arrays: dict[str, Any] = {"values": found[0], **found[1]}
+            _keep(file, lambda aside: np.savez(aside, **arrays))
     return found
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from functools import partial
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 from gymnasium import spaces
@@ -95,19 +96,19 @@ class GaussianNoise(Transform):
                 f"they are {dataset.action_space}",
                 "use corrupt(target=actions), which replaces them by other ones",
             )
-        columns = [self.target]
+        columns: list[str] = [self.target]
         if self.target == "observations" and self.next == "independent":
             columns.append("next_observations")
         for column in columns:
             rows = np.flatnonzero(exact_share(self.rng("rows", column), len(dataset), self.rate))
-            rng, scale = fast_generator(self.rng("noise", column)), np.float32(self.scale)
+            draw: Any = partial(fast_generator(self.rng("noise", column)).standard_normal, dtype=np.float32)
             space = dataset.action_space if column == "actions" else dataset.observation_space
             add_noise(
                 edits,
                 column,
                 rows,
-                step_std(dataset, column),
-                lambda shape, rng=rng, scale=scale: rng.standard_normal(shape, np.float32) * scale,
+                self.scale * step_std(dataset, column),
+                draw,
                 usable=dataset.next_valid[rows] if column == "next_observations" else None,
                 bounds=(space.low, space.high) if isinstance(space, spaces.Box) and column == "actions" else None,
                 space=None if column == "rewards" else space,

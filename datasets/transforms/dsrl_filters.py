@@ -211,14 +211,7 @@ class DsrlNoise(Transform):
         ):
             std = float(values.std(dtype=np.float64)) if values.size else 0.0
             usable = None if column == "observations" else dataset.next_valid
-            add_noise(
-                edits,
-                column,
-                rows,
-                np.array(self.scale),
-                lambda shape, std=std: rng.normal(0.0, std, shape),
-                usable=usable,
-            )
+            add_noise(edits, column, rows, np.array(self.scale * std), rng.standard_normal, usable=usable)
         return edits.changed(self)
 
 
