@@ -79,7 +79,7 @@ class StackedTransformer:
             raise SpecError(f"{heads} heads do not divide a width of {width}", "", "make the width a multiple of heads")
         self.name, self.kinds, self.read = name, tuple(kinds), read
         self.width, self.layers, self.heads, self.steps = width, layers, heads, steps
-        self._activation = functional.gelu if activation == "gelu" else functional.relu
+        self._activation = functional.gelu if activation == "gelu" else torch.relu_
         self._shapes: dict[str, tuple[int, ...]] = {"time": (steps, width)}
         for kind, size in enumerate(kinds):
             self._shapes |= {f"embed{kind}.weight": (size, width), f"embed{kind}.bias": (width,)}

@@ -138,9 +138,13 @@ def random_batch(space: ProblemSpec, lanes: int, size: int, seed: int) -> Batch:
     return batch
 
 
+def _bits(*shape: int, generator: torch.Generator) -> torch.Tensor:
+    return torch.randint(-(2**31), 2**31, shape, dtype=torch.int32, generator=generator)
+
+
 def random_noise(algorithm: Algorithm, size: int, seed: int) -> dict[str, torch.Tensor]:
     """Noise as the algorithm declares it."""
     g = torch.Generator().manual_seed(seed)
     spec = algorithm.noise_spec(size)
-    draw = {"normal": torch.randn, "uniform": torch.rand}
+    draw = {"normal": torch.randn, "uniform": torch.rand, "bits": _bits}
     return {name: draw[noise.kind](algorithm.lanes, *noise.shape, generator=g) for name, noise in spec.items()}
