@@ -20,7 +20,7 @@ from offbench.reports.tables import Cell, TableRows
 from offbench.reports.words import MISSING
 
 if TYPE_CHECKING:
-    from offbench.reports.plots import Format
+    from offbench.reports.plots import Format, Plot
 
 _RULES = {
     "last": "the mean of the final evaluation over seeds",
@@ -59,7 +59,7 @@ def write_perspective(
         DatasetError: no run on a dataset of the study has finished.
         ScoreError, StorageError: see `report.write_report`.
     """
-    from offbench.reports.plots_perspective import correlation_bars, dataset_planes, performance_planes
+    from offbench.reports.plots_perspective import correlation_bars, dataset_planes
 
     table = performance(results, points)
     if table.empty:
@@ -74,15 +74,32 @@ def write_perspective(
     content = build(scores, title, Options(), frame=results, versions=versions(), **facts)
     figures = {
         "tq_saco": dataset_planes(points),
-        "performance_planes": performance_planes(table, "last"),
-        "performance_planes_paper": performance_planes(table, "paper"),
+        "performance_planes": _planes(table, "last"),
+        "performance_planes_paper": _planes(table, "paper"),
         "correlations": correlation_bars(related),
     }
-    content = replace(content, tables={**content.tables, **own}, figures={**content.figures, **figures})
+    drawn = {name: plot for name, plot in figures.items() if plot is not None}
+    content = replace(content, tables={**content.tables, **own}, figures={**content.figures, **drawn})
     written = write_content(content, directory, formats)
     table.to_csv(directory / "performance.csv", index=False, float_format="%.6g", lineterminator="\n")
     points.to_csv(directory / "datasets.csv", index=False, float_format="%.6g", lineterminator="\n")
     return written, own
+
+
+def _planes(table: pd.DataFrame, rule: Rule) -> Plot | None:
+    """Performance of each algorithm over the plane of TQ and SACo."""
+    from offbench.reports.plots_quality import score_planes
+
+    data = table.drop_duplicates("dataset").set_index("dataset")
+    return score_planes(
+        {str(name): (row["tq"], row["saco"]) for name, row in data.iterrows()},
+        {
+            str(algorithm): dict(zip(rows["dataset"], rows[rule], strict=True))
+            for algorithm, rows in table.groupby("algorithm", sort=False)
+        },
+        groups=data["environment"].to_dict(),
+        settings=f"Scores are {_RULES[rule]}; 0: the random data's mean return, 100: the best online evaluation",
+    )
 
 
 def perspective_table(table: pd.DataFrame, rule: Rule) -> TableRows:

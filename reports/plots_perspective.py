@@ -1,4 +1,4 @@
-"""Figures of the dataset perspective: datasets in the plane of TQ and SACo, and performance over it."""
+"""Figures of the dataset perspective: datasets in their planes, and correlations of performance with TQ and SACo."""
 
 from __future__ import annotations
 
@@ -9,14 +9,11 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.cm import ScalarMappable
-from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from offbench.analysis.perspective import ALL, MEASURES, SCHEMES, Rule
+from offbench.analysis.perspective import ALL, MEASURES, SCHEMES
 from offbench.reports.plots import (
-    INK,
     MARKERS,
     MUTED,
     PALETTE,
@@ -29,11 +26,6 @@ from offbench.reports.plots import (
     settle,
 )
 
-COLORS = "viridis"  # ordered in lightness: readable without colours
-RULE_WORDS = {
-    "last": "mean of the final evaluation over seeds",
-    "paper": "largest, over evaluations, of the mean over seeds (the paper's rule, optimistic)",
-}
 _TITLES = {"tq": "TQ", "saco": "SACo", "lsaco": "lSACo"}
 _DEFINITIONS = (
     "TQ: mean return, 0 for the random data and 1 for the best online evaluation of the same dataset-creation run; "
@@ -67,51 +59,6 @@ def dataset_planes(points: pd.DataFrame) -> Plot:
         settle(figure)
     runs = points["run"].nunique()
     return Plot(figure, f"The datasets, one mark per dataset-creation run ({runs} runs). {_DEFINITIONS}.")
-
-
-def performance_planes(table: pd.DataFrame, rule: Rule = "last") -> Plot:
-    """One plane per algorithm; the colour of a dataset's mark is the algorithm's performance there.
-
-    Args:
-        table: as `offbench.analysis.perspective.performance` gives it.
-        rule: which performance.
-    """
-    algorithms = list(dict.fromkeys(table["algorithm"]))
-    environments = list(dict.fromkeys(table["environment"]))
-    with mpl.rc_context(STYLE):
-        figure, axes = _panels(algorithms, 3)
-        scale = Normalize(0, 100)
-        for ax, algorithm in zip(axes, algorithms, strict=True):
-            for number, environment in enumerate(environments):
-                chosen = table[(table["algorithm"] == algorithm) & (table["environment"] == environment)]
-                ax.scatter(
-                    chosen["saco"],
-                    chosen["tq"],
-                    c=np.clip(chosen[rule], 0, 100),
-                    norm=scale,
-                    cmap=COLORS,
-                    marker=MARKERS[number],
-                    s=26,
-                    edgecolors=INK,
-                    linewidths=0.4,
-                    zorder=3,
-                )
-            _plane(ax, table, algorithm)
-        bar = figure.colorbar(ScalarMappable(scale, COLORS), ax=axes, shrink=0.6, aspect=30, pad=0.01)
-        bar.set_label("performance (below 0 and above 100 at the ends)")
-        bar.outline.set_linewidth(0.6)  # type: ignore[operator]
-        handles = [
-            Line2D([], [], color=MUTED, marker=MARKERS[number], linestyle="", markersize=5, label=environment)
-            for number, environment in enumerate(environments)
-        ]
-        legend(figure, handles)
-        footnote(figure, f"Performance: {RULE_WORDS[rule]}.")
-        settle(figure)
-    caption = (
-        f"Performance of each algorithm on each dataset, placed by TQ and SACo. Performance: {RULE_WORDS[rule]}; 0: "
-        f"the random data's mean return, 100: the best online evaluation. {_DEFINITIONS}."
-    )
-    return Plot(figure, caption)
 
 
 def correlation_bars(correlations: pd.DataFrame) -> Plot:

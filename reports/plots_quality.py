@@ -78,6 +78,7 @@ def score_planes(
     scores: Mapping[str, Mapping[str, float]],
     *,
     unit: str = "normalized score",
+    groups: Mapping[str, str] | None = None,
     settings: str = "",
 ) -> Plot | None:
     """The plane once per algorithm, each dataset coloured by the algorithm's score, as in Schweighofer et al. 2022.
@@ -86,6 +87,7 @@ def score_planes(
         points: TQ and SACo by dataset; those without both are left out.
         scores: score by algorithm and dataset, the mean over seeds. Where one is missing the point is hollow.
         unit: of the scores. Normalized ones are coloured from 0 to 100, others from the least to the largest.
+        groups: what a dataset belongs to, e.g. its environment; the marker then tells the group, not the dataset.
         settings: how TQ and SACo were measured, in words, for the foot of the picture.
 
     Returns:
@@ -103,15 +105,18 @@ def score_planes(
     scale = mpl.colors.Normalize(low, high, clip=True)
     columns = min(len(scores), 3)
     rows = math.ceil(len(scores) / columns)
-    told = len(placed) <= len(MARKERS)  # with more datasets, markers cannot tell them apart
-    markers = [MARKERS[i] if told else "o" for i in range(len(placed))]
+    of = labels if groups is None else [groups[name] for name in placed]
+    kinds = list(dict.fromkeys(of))
+    told = len(kinds) <= len(MARKERS)  # with more, markers cannot tell them apart
+    named = told and groups is None
+    markers = [MARKERS[kinds.index(kind)] if told else "o" for kind in of]
     width = TEXT_WIDTH if columns > 1 else COLUMN_WIDTH
     handles = [
         Line2D([], [], marker=marker, color=MUTED, linestyle="", markersize=4.5, label=label)
-        for marker, label in zip(markers, labels, strict=True)
+        for marker, label in dict(zip(markers, of, strict=True)).items()
     ]
     with mpl.rc_context(STYLE):
-        figure = new_figure(width, 0.55 + 1.85 * rows + (legend_height(labels, width) if told else 0.0))
+        figure = new_figure(width, 0.55 + 1.85 * rows + (legend_height(kinds, width) if told else 0.0))
         axes = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
         for ax, (algorithm, by_dataset) in zip(axes.flat, scores.items(), strict=False):
             for value in (0.0, 1.0):
@@ -123,9 +128,9 @@ def score_planes(
                 face = colors(scale(score)) if there else "none"
                 ax.plot(
                     saco, tq, marker=marker, color=face, markeredgecolor=INK if there else MUTED, markeredgewidth=0.5,
-                    markersize=5.5 if told else 4.0, linestyle="", zorder=3,
+                    markersize=5.5 if named else 4.5, linestyle="", zorder=3,
                 )  # fmt: skip
-                if told and there:
+                if named and there:
                     ax.annotate(
                         f"{round(score):d}",
                         (saco, tq),
