@@ -10,6 +10,7 @@ from gymnasium import spaces
 
 from offbench.datasets.allocation import blocks
 from offbench.datasets.columns import Array, freeze
+from offbench.datasets.marks import missing
 from offbench.datasets.transforms.base import Transform
 from offbench.errors import IncompatibleError
 
@@ -42,8 +43,17 @@ class Edits:
 
         Args:
             column: observations (s), next_observations (s'), or a column of the dataset: actions, rewards, costs.
+
+        Raises:
+            IncompatibleError: some values of the column are missing; what stands there is a filler.
         """
         dataset = self._dataset
+        if missing(dataset, column) is not None:
+            raise IncompatibleError(
+                f"some {column} of {dataset.name} are missing, and fillers cannot be corrupted",
+                "",
+                f"apply this before drop_{column}, or after fill_{column}",
+            )
         if column == "observations":
             self._explicit_next()
             return self._copy("observations", dataset.observations)

@@ -13,6 +13,7 @@ from offbench.datasets.transforms import apply_transforms, parse_transform, rest
 from offbench.datasets.transforms.base import touched_rows
 from offbench.datasets.transforms.corruption import Corrupt
 from offbench.datasets.transforms.corruption_edits import column_std, step_std
+from offbench.datasets.transforms.pipeline import describe_transform
 from offbench.errors import IncompatibleError, SpecError
 from tests.datasets.corruption_data import episodes, qlearning_dataset, riql_random
 
@@ -314,6 +315,19 @@ def test_what_cannot_be_corrupted_says_why() -> None:
     flat = flat.replace(rewards=np.ones(20))
     with pytest.raises(IncompatibleError, match="no standard deviation"):
         Corrupt(target="rewards", preset="clean").apply(flat)
+
+
+def test_missing_values_are_not_corrupted() -> None:
+    dataset = apply_transforms(episodes([10] * 6), ["drop_rewards(fraction=0.5)"])
+    for text in ("corrupt(target=rewards)", "reward_flip", "corrupt(target=rewards, mode=adversarial)"):
+        with pytest.raises(IncompatibleError, match="fillers cannot be corrupted"):
+            apply_transforms(dataset, [text])
+    apply_transforms(dataset, ["corrupt(target=actions)"])
+
+
+def test_the_text_of_a_corruption_reads_back() -> None:
+    transform = Corrupt(target=["rewards", "dynamics"], preset="clean", adversary_config={"hidden": [64, 64]}, seed=5)
+    assert parse_transform(describe_transform(transform)) == transform
 
 
 # --- invariants ---
