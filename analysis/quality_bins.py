@@ -6,7 +6,6 @@ a multiplication places almost every value, and only values within rounding dist
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -78,7 +77,7 @@ class Bins:
     def indices(self, rows: ArrayLike) -> NDArray[np.int64]:
         """Return [n, D], the index of each value in 0..edges, as `numpy.digitize` gives it; NaN goes to `edges`."""
         table = self._table(np.asarray(rows))
-        blocks = [self._indices(block).T for block in _blocks(table)]
+        blocks = [self._indices(block, _Scratch(block.shape)).T for block in _blocks(table)]
         return np.concatenate(blocks).astype(np.int64) if blocks else np.zeros((0, self.columns), np.int64)
 
     def keys(self, rows: ArrayLike) -> Keys:
@@ -90,9 +89,11 @@ class Bins:
         table = self._table(np.asarray(rows))
         keys = np.empty(len(table), np.uint64)
         per_word = 64 // self.bits
-        start = 0
+        start, scratch = 0, None
         for block in _blocks(table):
-            indices = self._indices(block)
+            if scratch is None or scratch.shape != block.shape:
+                scratch = _Scratch(block.shape)
+            indices = self._indices(block, scratch)
             key = _pack(indices[:per_word], self.bits)
             for first in range(per_word, self.columns, per_word):
                 key = scramble(key) ^ _pack(indices[first : first + per_word], self.bits)
@@ -105,20 +106,25 @@ class Bins:
             raise DatasetError(f"rows of shape {rows.shape} do not fit bins of {self.columns} columns")
         return rows
 
-    def _indices(self, block: Rows) -> NDArray[np.int32]:
-        """[D, n] int32, columns apart, so that every pass runs over contiguous numbers."""
-        values = np.ascontiguousarray(block.T, dtype=np.float64)
+    def _indices(self, block: Rows, scratch: _Scratch) -> NDArray[np.int32]:
+        """[D, n] int32, columns apart, so that every pass runs over contiguous numbers; a part of the scratch."""
+        values, place, indices = scratch.values, scratch.place, scratch.indices
+        others, doubtful = scratch.others, scratch.flags
+        np.copyto(values, block.T)
         scale, offset, doubt, searched = self._arithmetic
+        unknown = None
         with np.errstate(over="ignore", invalid="ignore"):
-            place = values * scale
+            np.multiply(values, scale, out=place)
             place += offset
-            np.clip(place, 0.25, self.edges + 0.25, out=place)
-            unknown = np.isnan(place) if math.isnan(place.sum()) else None
-            if unknown is not None:
+            # Extremes are found faster than values are clipped, and most blocks lie inside; NaN fails the comparison.
+            if not (place.min() >= 0.25 and place.max() <= self.edges + 0.25):
+                np.clip(place, 0.25, self.edges + 0.25, out=place)
+                unknown = np.isnan(place)
                 place[unknown] = 0.25
-        indices = place.astype(np.int32)
+        np.copyto(indices, place, casting="unsafe")
         place += doubt
-        doubtful = indices != place.astype(np.int32)
+        np.copyto(others, place, casting="unsafe")
+        np.not_equal(indices, others, out=doubtful)
         if unknown is not None:
             doubtful |= unknown
         for column in np.nonzero(doubtful.any(axis=1) | searched)[0]:
@@ -143,6 +149,17 @@ class Bins:
         scale, doubt = np.where(searched, 1.0, scale), np.where(searched, 0.0, doubt)
         offset = np.where(searched, 0.0, 1.0 - self.low * scale - doubt)
         return scale[:, None], offset[:, None], 2 * doubt[:, None], searched
+
+
+class _Scratch:
+    """Arrays for the passes over a block of shape [n, D]: asking for memory anew takes longer than a pass."""
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        self.shape = shape
+        columns = shape[::-1]
+        self.values, self.place = np.empty(columns), np.empty(columns)
+        self.indices, self.others = np.empty(columns, np.int32), np.empty(columns, np.int32)
+        self.flags = np.empty(columns, np.bool_)
 
 
 def scramble(words: Keys) -> Keys:

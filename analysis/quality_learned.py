@@ -30,7 +30,7 @@ HELD_OUT = 0.2
 EDGE = 0.999  # actions nearer to a bound count as there, because atanh(1) is infinite
 _LEAST_SIGMA = 1e-3
 _SWAZINNA = "Swazinna, Udluft, Runkler 2021, arXiv 2111.13461"
-_COST = f"a network of 2 x {WIDTH} units, up to {UPDATES:,} updates of {BATCH} of up to {ROWS:,} rows: about 3 s on one core"
+_COST = f"2 x {WIDTH} units, up to {UPDATES:,} updates of {BATCH} of up to {ROWS:,} rows: some 3 s on one core"
 
 
 @dataclass(frozen=True)
