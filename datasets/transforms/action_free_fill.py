@@ -87,7 +87,8 @@ class _Fill(Transform):
         if left.any():
             infos[MISSING + self.column] = left
             measured["left_missing"] = int(left.sum())
-        return self.changed(dataset, infos=infos, measured=measured, **{self.column: values})
+        column: dict[str, Any] = {self.column: values}
+        return self.changed(dataset, infos=infos, measured=measured, **column)
 
 
 @dataclass(frozen=True, kw_only=True)

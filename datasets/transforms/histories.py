@@ -99,7 +99,7 @@ class FrameStack(Transform):
             if reference is not None and reference.holds_in(dataset.environment):
                 changes["reference"] = replace(reference, compatible=(*reference.compatible, stacked))
         low, high = (np.stack([bound] * self.size) for bound in (space.low, space.high))
-        changes["observation_space"] = spaces.Box(low, high, dtype=space.dtype.type)  # type: ignore[union-attr]
+        changes["observation_space"] = spaces.Box(low, high, dtype=space.dtype.type)
         return self.changed(dataset, infos=infos, **changes)
 
     def _with_newest(self, dataset: Dataset, frames: Array, index: Array, newest: Array) -> Array:

@@ -45,7 +45,7 @@ def concatenate(datasets: Sequence[Dataset], *, force: bool = False, name: str |
         if not force:
             _require_same_task(first, other)
     columns, left_out = _join_columns(datasets)
-    details = {"parts": [_describe_part(part) for part in datasets]}
+    details: dict[str, Any] = {"parts": [_describe_part(part) for part in datasets]}
     if left_out:
         details["left_out"] = left_out
     reference = next((part.reference for part in datasets if part.reference is not None), None)
@@ -148,7 +148,7 @@ def _common_space(parts: Sequence[spaces.Space[Any]]) -> spaces.Space[Any]:
         )
     low = np.min([box.low for box in boxes], axis=0)
     high = np.max([box.high for box in boxes], axis=0)
-    return spaces.Box(low, high, dtype=boxes[0].dtype.type)  # type: ignore[union-attr]
+    return spaces.Box(low, high, dtype=boxes[0].dtype.type)
 
 
 def _join_columns(datasets: Sequence[Dataset]) -> tuple[dict[str, Any], list[str]]:
@@ -175,7 +175,7 @@ def _join_columns(datasets: Sequence[Dataset]) -> tuple[dict[str, Any], list[str
         columns["sampling_weights"] = np.concatenate(weights)
     left_out = []
     have = [part.log_probs is not None for part in datasets]
-    columns["log_probs"] = np.concatenate([part.log_probs for part in datasets]) if all(have) else None  # type: ignore
+    columns["log_probs"] = np.concatenate([part.log_probs for part in datasets]) if all(have) else None
     if any(have) and not all(have):
         left_out.append("log_probs")
     columns["infos"], dropped = _join_infos(datasets)
@@ -183,7 +183,8 @@ def _join_columns(datasets: Sequence[Dataset]) -> tuple[dict[str, Any], list[str
 
 
 def _join_infos(datasets: Sequence[Dataset]) -> tuple[dict[str, Array], list[str]]:
-    infos, left_out = {}, []
+    infos: dict[str, Array] = {}
+    left_out: list[str] = []
     for name in sorted({name for part in datasets for name in part.infos}):
         parts = [_info(part, name) for part in datasets]
         kinds = {None if part is None else (part.shape[1:], part.dtype.kind) for part in parts}
