@@ -15,6 +15,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 import torch
+from torch import Tensor
 
 from offbench.algorithms.base import Algorithm, Config, ProblemSpec, make_config, shareable_fields
 from offbench.algorithms.batches import LaneSampler, Preprocessing, make_buffer
@@ -180,6 +181,7 @@ def check_policy(algorithm: type[Algorithm], config: Config, dataset: Dataset, u
     actions = ours.act(observations)
     if not torch.allclose(other.act(observations[1:]), actions[1:], rtol=1e-5, atol=1e-5):
         raise ViolationError("a policy loaded from policy_tensors acts differently: policy_networks is not complete")
+    _check_memory(ours, other, observations)
     if ours.space.discrete:
         if actions.shape != (2, 200) or actions.dtype != torch.int64:
             raise ViolationError(f"actions are {actions.dtype} {tuple(actions.shape)}, not int64 [lanes, observations]")
@@ -193,6 +195,36 @@ def check_policy(algorithm: type[Algorithm], config: Config, dataset: Dataset, u
     if float(actions.abs().max()) > 1.0 + 1e-6:
         raise ViolationError("actions leave the box: policy must return values in [-1, 1]")
     return "float32 actions inside the box"
+
+
+def _check_memory(ours: Algorithm, other: Algorithm, observations: Tensor) -> None:
+    """For policies that remember: a stored one remembers alike, episodes are apart, and their memory can be emptied.
+
+    Args:
+        other: a policy with the weights of lane 1.
+        observations: [2, 200, observation_size].
+    """
+    played = observations.view(2, 50, 4, -1)  # four steps of fifty episodes
+    together, alone, renewed = ours.context(), other.context(), ours.context()
+    if together is None or alone is None or renewed is None:
+        return
+    rewards, start = torch.ones(2, 50), torch.ones(2, 50, dtype=torch.bool)
+    half = torch.arange(50).expand(2, 50) < 25
+    before = torch.empty(0)
+    for step in range(4):
+        together.observe(rewards, start if step == 0 else ~start)
+        alone.observe(rewards[1:], (start if step == 0 else ~start)[1:])
+        # Half of its episodes start anew in the second step, and so are one step behind afterwards.
+        renewed.observe(rewards, start if step == 0 else half if step == 1 else ~start)
+        actions = together.act(played[:, :, step])
+        if not torch.allclose(alone.act(played[1:, :, step])[0], actions[1], rtol=1e-5, atol=1e-5):
+            raise ViolationError("a stored policy remembers differently: its context depends on the lanes")
+        others = renewed.act(torch.where(half.unsqueeze(-1), played[:, :, max(step - 1, 0)], played[:, :, step]))
+        if not torch.allclose(others[:, 25:], actions[:, 25:], rtol=1e-5, atol=1e-5):
+            raise ViolationError("an episode that starts anew changes what is remembered of others")
+        if step > 0 and not torch.allclose(others[:, :25], before[:, :25], rtol=1e-5, atol=1e-5):
+            raise ViolationError("a policy remembers steps of an episode that is over")
+        before = actions
 
 
 def check_isolation(algorithm: type[Algorithm], config: Config, dataset: Dataset, updates: int, _: float) -> str:

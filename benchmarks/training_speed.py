@@ -33,7 +33,7 @@ import torch
 
 from offbench.algorithms import algorithm_names, get_algorithm
 from offbench.algorithms.base import make_config
-from offbench.algorithms.batches import LaneSampler, Preprocessing, TransitionBuffer
+from offbench.algorithms.batches import LaneSampler, Preprocessing, make_buffer
 from offbench.algorithms.matmul import select_matmul
 from offbench.datasets import Dataset
 
@@ -77,7 +77,7 @@ def ours(name: str, width: int, batch: int, lanes: int, device: str) -> Step:
         if hasattr(default, field)
     }
     config = make_config(algorithm_class.config_class, widths)
-    buffer = TransitionBuffer(dataset, algorithm_class.needs(config), Preprocessing(), device)
+    buffer = make_buffer(dataset, algorithm_class.needs(config), Preprocessing(), device)
     seeds = list(range(lanes))
     algorithm = algorithm_class([config] * lanes, buffer.space, seeds, device)
     algorithm.attach(buffer)

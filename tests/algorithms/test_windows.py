@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from offbench.algorithms import check_compatible, get_algorithm
 from offbench.algorithms.base import NoiseSpec, ProblemSpec, Requires
 from offbench.algorithms.batches import BLOCK, LaneSampler, Preprocessing, TransitionBuffer, make_buffer
-from offbench.algorithms.conformance import random_dataset
+from offbench.algorithms.conformance import ViolationError, check_policy, random_dataset, small_config
 from offbench.algorithms.dropout import Dropout
 from offbench.algorithms.windows import EpisodeContext, WindowBuffer
 from offbench.datasets import Dataset
@@ -256,3 +256,17 @@ def test_targets_are_the_datasets_highest_return_unless_given() -> None:
     assert asked.targets.tolist() == pytest.approx([space.best_return, 7.0])
     asked = make("rvs", space, [0, 1], target_return=[None, 7.0], horizon=10)
     assert asked.targets.tolist() == pytest.approx([space.best_return / 10, 0.7])
+
+
+def test_the_conformance_kit_finds_a_memory_that_is_not_emptied(monkeypatch: pytest.MonkeyPatch) -> None:
+    algorithm, data = get_algorithm("decision_transformer"), random_dataset(discrete=False)
+    config = small_config(algorithm)
+    check_policy(algorithm, config, data, 5, 1e-4)
+    observe = EpisodeContext.observe
+
+    def forgetful(self: EpisodeContext, rewards: torch.Tensor, first: torch.Tensor) -> None:
+        observe(self, rewards, first if first.all() else torch.zeros_like(first))
+
+    monkeypatch.setattr(EpisodeContext, "observe", forgetful)
+    with pytest.raises(ViolationError, match="steps of an episode that is over"):
+        check_policy(algorithm, config, data, 5, 1e-4)
