@@ -1,7 +1,7 @@
 """Does reweighting help? IQL and TD3+BC on mixtures of much random and little expert data, by sampling weights.
 
     python benchmarks/reweighting.py --data path/to/files --poor hopper-random --good hopper-expert \
-        --environment Hopper-v4 --shares 0.1 0.05 --output runs
+        --environment Hopper-v4 --shares 0.1 --output runs
 
 The folder holds files in D4RL's layout, POOR.hdf5 and GOOD.hdf5. The mixtures are those of Hong et al. 2023 (transform
 `imbalanced_mix`, seed 0); they are written to the output folder once, and every weighting draws from the same file. The
@@ -39,7 +39,13 @@ ALGORITHMS = [
         "label": "TD3+BC",
         "config": {**SMALL, "actor_learning_rate": 1e-3, "critic_learning_rate": 1e-3},
     },
-    {"name": "iql", "label": "IQL", "config": {**SMALL, "learning_rate": 1e-3}},
+    {
+        "name": "iql",
+        "label": "IQL",
+        "config": {**SMALL, "learning_rate": 1e-3},
+        # Its temperature is meant for rewards scaled by the range of returns (Kostrikov et al., locomotion).
+        "preprocessing": {"observations": "standardize", "rewards": "return_range"},
+    },
 ]
 
 
@@ -163,12 +169,12 @@ def main() -> None:
     parser.add_argument("--poor", default="hopper-random")
     parser.add_argument("--good", default="hopper-expert")
     parser.add_argument("--environment", default="Hopper-v4")
-    parser.add_argument("--shares", type=float, nargs="+", default=[0.1, 0.05])
+    parser.add_argument("--shares", type=float, nargs="+", default=[0.1])
     parser.add_argument("--weightings", nargs="+", default=list(WEIGHTINGS), choices=list(WEIGHTINGS))
     parser.add_argument("--algorithms", nargs="+", default=["td3_bc", "iql"], choices=["td3_bc", "iql"])
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--updates", type=int, default=20_000)
-    parser.add_argument("--batch-size", type=int, default=128)
+    parser.add_argument("--updates", type=int, default=15_000)
+    parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--workers", type=int, default=0)
     parser.add_argument("--output", default="runs")
     parser.add_argument("--figure", type=Path)
