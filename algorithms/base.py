@@ -23,6 +23,7 @@ from torch import Tensor
 from offbench.algorithms.encoders import StackedConvNet
 from offbench.algorithms.networks import StackedMLP
 from offbench.algorithms.optimizer import LaneAdam
+from offbench.datasets.marks import complete_returns
 from offbench.errors import IncompatibleError, SpecError, UnknownNameError
 
 if TYPE_CHECKING:
@@ -225,7 +226,7 @@ class ProblemSpec:
         """
         shape = tuple(map(int, dataset.observations.shape[1:]))
         size, space = math.prod(shape), dataset.action_space
-        complete = dataset.episode_complete
+        complete = complete_returns(dataset)
         returns = dataset.episode_returns
         known: dict[str, Any] = {
             "observation_shape": shape,
@@ -272,10 +273,10 @@ def check_compatible(algorithm: type[Algorithm], dataset: Dataset) -> None:
             "it bootstraps from next observations, and the dataset has none",
             "algorithms that need none: bc",
         )
-    if algorithm.requires.window is not None and not dataset.episode_complete.any():
+    if algorithm.requires.window is not None and not complete_returns(dataset).any():
         raise IncompatibleError(
             f"{algorithm.title} cannot learn from {dataset.name}",
-            "it learns from returns-to-go, and no episode of the dataset was terminated or truncated",
+            "it learns from returns-to-go, and no episode with all its rewards was terminated or truncated",
             "algorithms that need none: bc",
         )
 

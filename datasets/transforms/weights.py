@@ -9,6 +9,7 @@ import numpy as np
 
 from offbench.datasets.columns import Array, listed
 from offbench.datasets.dataset import Dataset
+from offbench.datasets.marks import complete_returns, rewarded_episodes
 from offbench.datasets.returns import positive_sided_variance, relative_positive_sided_variance
 from offbench.datasets.sampling import episode_shares, sampling_probabilities, sampling_summary
 from offbench.datasets.transforms.base import Transform, array_digest
@@ -172,7 +173,7 @@ class Reweight(Transform):
             eligible = self._eligible(dataset, needs_ends=isinstance(score, str) and score in ("return", "length"))
             if isinstance(score, str) and score == "return":
                 scores = dataset.episode_returns
-                known = scores[dataset.episode_complete]
+                known = scores[complete_returns(dataset)]
                 measured |= {"psv": positive_sided_variance(known), "rpsv": relative_positive_sided_variance(known)}
             elif isinstance(score, str) and score == "length":
                 scores = dataset.episode_lengths.astype(np.float64)
@@ -198,6 +199,15 @@ class Reweight(Transform):
         open_ended = ~dataset.episode_complete
         if not needs_ends and (self.partial is None or partial == "last"):
             open_ended = np.zeros(dataset.num_episodes, np.bool_)  # the user's score needs no end
+        if self.score is None or (isinstance(self.score, str) and self.score == "return"):
+            unrewarded = ~rewarded_episodes(dataset)
+            if partial != "drop" and (unrewarded & reachable).any():
+                raise IncompatibleError(
+                    f"returns of {dataset.name} are not known",
+                    f"rewards are missing in {listed(np.flatnonzero(unrewarded & reachable))}",
+                    "fill them in with fill_rewards, or use partial=drop to give those episodes weight 0",
+                )
+            open_ended = open_ended | unrewarded
         refused = open_ended & reachable
         if partial == "drop":
             refused[:] = False

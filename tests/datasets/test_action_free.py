@@ -10,7 +10,7 @@ import pytest
 from gymnasium import spaces
 
 from offbench.algorithms import get_algorithm
-from offbench.algorithms.base import Requires
+from offbench.algorithms.base import ProblemSpec, Requires, check_compatible
 from offbench.algorithms.batches import Preprocessing, TransitionBuffer, best_episodes, reward_affine, usable_rows
 from offbench.datasets import Dataset, load_dataset, read_d4rl, write_d4rl
 from offbench.datasets.transforms import action_free_models, apply_transforms, restore
@@ -127,6 +127,23 @@ def test_training_leaves_missing_values_out() -> None:
     assert not usable_rows(one, Requires(next_actions=True))[[6, 7]].any()
     with pytest.raises(DatasetError, match="fill_rewards"):
         TransitionBuffer(dataset.replace(infos={"missing/rewards": np.ones(1000, bool)}), Requires(), Preprocessing())
+
+
+def test_returns_that_are_not_known_are_not_used() -> None:
+    dataset = driven()
+    dropped = apply_transforms(dataset, ["drop_rewards(fraction=0.5)", "relabel_rewards(shift=-1000)"])
+    rewarded = ~dropped.infos["missing/rewards"].reshape(40, 25).any(1)
+    # The fillers of 0 would make the unknown returns the best by far.
+    assert ProblemSpec.of(dropped).best_return < 0
+    assert set(best_episodes(dropped, 0.3)) <= set(np.flatnonzero(rewarded))
+    with pytest.raises(IncompatibleError, match=r"(?s)returns of driven are not known.*fill_rewards"):
+        apply_transforms(dropped, ["reweight(method=rw)"])
+    weighted = apply_transforms(dropped, ["reweight(method=rw, partial=drop)"])
+    drawn = np.add.reduceat(weighted.sampling_weights, weighted.episode_starts) > 0
+    assert drawn.tolist() == rewarded.tolist()
+    unknown = dataset.replace(infos={"missing/rewards": np.ones(1000, bool)})
+    with pytest.raises(IncompatibleError, match="no episode with all its rewards"):
+        check_compatible(get_algorithm("decision_transformer"), unknown)
 
 
 @pytest.mark.parametrize("past", [0, 1])
