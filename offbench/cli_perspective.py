@@ -19,7 +19,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on s
     "offbench perspective",
     "offbench perspective --environments cartpole --steps 20000 --updates 2000 --runs 42 --seeds 1",
     "offbench perspective --preset paper --workers 64 -o paper",
-    "offbench perspective --preset paper --yaml > study.yaml",
+    "offbench perspective --preset paper --runs 42,142 --yaml",
 )
 def perspective(
     preset: Annotated[
