@@ -6,10 +6,11 @@
 Without --scores, the calibration is the published one: the scores of the CQL paper on D4RL v0 as printed in the
 repository of Schweighofer et al. 2022, with the TQ and SACo that the same repository prints for those datasets.
 
-A table of scores (CSV or Parquet) has the columns algorithm, dataset, seed and score (normalized, 100 for the
-reference), one row per run. A table of measures is what `offbench quality ... -o FOLDER` writes, or a CSV with the
-columns dataset, environment, tq and saco. Several of each may be given; datasets are matched by name. --write puts the
-thresholds into analysis/verdict_calibration.yaml, under the preset that the measures were made with.
+Scores are run folders, a report, or a table (CSV or Parquet) with the columns algorithm, dataset, seed and score
+(normalized, 100 for the reference), one row per run. A table of measures is what `offbench quality ... -o FOLDER`
+writes, or a CSV with the columns dataset, environment, tq and saco. Several of each may be given; datasets are matched
+by name. --write puts the thresholds into analysis/verdict_calibration.yaml, under the preset that the measures were
+made with.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ import yaml
 from offbench.analysis.published import published_scores
 from offbench.analysis.verdict import CALIBRATION, rules
 from offbench.analysis.verdict_calibration import Calibration, calibrate, outcomes
+from offbench.score_source import open_scores
 
 QUALITY = Path(CALIBRATION).with_name("published_quality.csv")
 PUBLISHED = "ml-jku"
@@ -36,6 +38,11 @@ PUBLISHED_WORDS = (
 def read(paths: list[Path]) -> pd.DataFrame:
     frames = [pd.read_parquet(path) if path.suffix == ".parquet" else pd.read_csv(path) for path in paths]
     return pd.concat(frames, ignore_index=True)
+
+
+def read_scores(paths: list[Path]) -> pd.DataFrame:
+    """Scores from run folders, tables or reports, one row per run."""
+    return pd.concat([open_scores(path).table.rows for path in paths], ignore_index=True)
 
 
 def published() -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -112,7 +119,7 @@ def main() -> None:
         options.test_quality is None
     ):
         parser.error("scores and measures go together")
-    scores, quality = (read(options.scores), read(options.quality)) if options.scores else published()
+    scores, quality = (read_scores(options.scores), read(options.quality)) if options.scores else published()
     source = options.source or (PUBLISHED_WORDS if options.scores is None else ", ".join(map(str, options.scores)))
     points = points_of(scores, quality)
     claims = {claim["id"]: claim["measures"] for claim in rules()["claims"]}
@@ -122,7 +129,7 @@ def main() -> None:
     show(calibration)
     sensitivity(scores, quality, claims)
     if options.test_scores:
-        apply_to(calibration, points_of(read(options.test_scores), read(options.test_quality)))
+        apply_to(calibration, points_of(read_scores(options.test_scores), read(options.test_quality)))
     if options.write:
         content = yaml.safe_load(CALIBRATION.read_text(encoding="utf-8")) if CALIBRATION.is_file() else {}
         content = {**(content or {}), options.preset: calibration.to_json()}
