@@ -35,6 +35,7 @@ class PerspectiveSettings:
         updates, batch_size: of offline training.
         evaluations: during training, of `evaluation_episodes`; the last one has `final_episodes`.
         learning_rate, hidden, target_period: of all algorithms; the paper's are 1e-4, 256 x 256 x 256 and 100.
+        quantiles: of QR-DQN, whose cost grows with their square; the paper's are 50.
     """
 
     environments: tuple[str, ...] = ("cartpole", "mountaincar")
@@ -49,6 +50,7 @@ class PerspectiveSettings:
     learning_rate: float = 1e-4
     hidden: tuple[int, ...] = (256, 256, 256)
     target_period: int = 100
+    quantiles: int = 50
 
     def __post_init__(self) -> None:
         for family in self.environments:
@@ -73,6 +75,7 @@ PRESETS: dict[str, PerspectiveSettings] = {
         learning_rate=1e-3,
         hidden=(64, 64),
         target_period=20,
+        quantiles=20,
     ),
     "paper": PerspectiveSettings(
         environments=("cartpole", "mountaincar", "minigrid-lavagap", "minigrid-obstacles"),
@@ -209,4 +212,7 @@ def _algorithm(name: str, settings: PerspectiveSettings) -> dict[str, Any]:
     config: dict[str, Any] = {"hidden": list(settings.hidden), "learning_rate": settings.learning_rate}
     if name == "bc":
         return {"name": name, "config": config}
-    return {"name": name, "preset": _PRESET, "config": {**config, "target_period": settings.target_period}}
+    config["target_period"] = settings.target_period
+    if name == "qr_dqn":
+        config["quantiles"] = settings.quantiles
+    return {"name": name, "preset": _PRESET, "config": config}
