@@ -19,7 +19,8 @@ import numpy as np
 import torch
 from gymnasium.spaces import Box
 
-from offbench.algorithms.adversary import DEFAULT_EDAC, PAPER_EDAC, Adversary, AttackRule
+from offbench.algorithms.adversary import DEFAULT_EDAC, PAPER_EDAC, Adversary
+from offbench.algorithms.attacks import AttackRule
 from offbench.algorithms.base import ProblemSpec, make_config
 from offbench.algorithms.batches import Normalizer
 from offbench.algorithms.edac import EDAC

@@ -26,8 +26,8 @@ from offbench.errors import IncompatibleError, SpecError
 if TYPE_CHECKING:
     from offbench.datasets.dataset import Dataset
 
-# Critics belong to the algorithms, which datasets do not know; the module is looked up when an attack needs one.
-ADVERSARY = "offbench.algorithms.adversary"
+# Critics belong to the algorithms, which datasets do not know; the modules are looked up when an attack needs them.
+ADVERSARY, ATTACKS = "offbench.algorithms.adversary", "offbench.algorithms.attacks"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -217,7 +217,7 @@ class _Attacks:
 
     def run(self, target: str, rows: Array, usable: Array) -> dict[str, Any]:
         """Write the worst values of a target in `rows` and return the mean Q before, after and under random noise."""
-        module = import_module(ADVERSARY)
+        module = import_module(ATTACKS)
         transform, dataset, column = self.transform, self.dataset, COLUMN[target]
         source = self.edits if self.riql else Edits(dataset)
         discrete = target == "actions" and dataset.discrete
@@ -228,13 +228,14 @@ class _Attacks:
         if not len(kept):
             return {}
         if self.adversary is None:
-            settings = module.AdversarySettings(
+            trainer = import_module(ADVERSARY)
+            settings = trainer.AdversarySettings(
                 algorithm=transform.adversary,
                 updates=transform.adversary_updates,
                 seed=transform.adversary_seed,
                 config=transform.adversary_config,
             )
-            self.adversary = module.train_adversary(dataset, settings, device=transform.device)
+            self.adversary = trainer.train_adversary(dataset, settings, device=transform.device)
         observations = source.read("next_observations" if target == "dynamics" else "observations", kept)
         actions = None if target == "dynamics" else source.read("actions", kept)
         if discrete:

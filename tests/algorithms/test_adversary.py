@@ -13,13 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from offbench.algorithms import get_algorithm
-from offbench.algorithms.adversary import (
-    Adversary,
-    AdversarySettings,
-    AttackRule,
-    riql_starts,
-    train_adversary,
-)
+from offbench.algorithms.adversary import Adversary, AdversarySettings, train_adversary
+from offbench.algorithms.attacks import AttackRule, riql_starts
 from offbench.algorithms.base import ProblemSpec
 from offbench.algorithms.batches import Normalizer
 from offbench.algorithms.conformance import small_config
