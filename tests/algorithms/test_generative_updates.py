@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import math
 
+import gymnasium
 import numpy as np
 import pytest
 import torch
@@ -12,12 +14,13 @@ from scipy.spatial import cKDTree
 from torch import Tensor, nn
 from torch.distributions import Normal, kl_divergence
 
-from offbench.algorithms import neighbours, vae
-from offbench.algorithms.base import Algorithm, Requires
+from offbench.algorithms import get_algorithm, neighbours, vae
+from offbench.algorithms.base import Algorithm, ProblemSpec, Requires
 from offbench.algorithms.batches import LaneSampler, Preprocessing, TransitionBuffer
 from offbench.algorithms.conformance import random_dataset
 from offbench.algorithms.neighbours import NeighbourIndex
 from offbench.algorithms.networks import StackedMLP
+from offbench.datasets import Dataset
 from offbench.errors import SpecError
 
 from .problems import CONTINUOUS, Plain, adam, make, random_batch, random_noise
@@ -413,3 +416,48 @@ def test_a2prs_policy_is_pulled_through_the_auto_encoder() -> None:
 
     assert (bias_gradient(True) - bias_gradient(False)).norm() > 0.005 * bias_gradient(False).norm()
     torch.testing.assert_close(gradient.flatten()[-A:], bias_gradient(False), rtol=1e-4, atol=1e-7)
+
+
+# --- learning ---
+
+
+def walk_dataset(episodes: int = 300, length: int = 15) -> Dataset:
+    """A point on a line moved at random: s' = s + 0.3 a, r = -s'^2, a uniform in [-1, 1], cut by a time limit."""
+    rng = np.random.default_rng(0)
+    position = rng.uniform(-1, 1, episodes)
+    moves = rng.uniform(-1, 1, (episodes, length))
+    after = position[:, None] + 0.3 * np.cumsum(moves, 1)
+    before = np.concatenate([position[:, None], after[:, :-1]], 1)
+    last = np.tile(np.arange(length) == length - 1, episodes)
+    return Dataset.from_arrays(
+        before.reshape(-1, 1).astype(np.float32),
+        moves.reshape(-1, 1).astype(np.float32),
+        -(after.ravel() ** 2).astype(np.float32),
+        np.zeros(len(last), bool),
+        last,
+        next_observations=after.reshape(-1, 1).astype(np.float32),
+        action_space=gymnasium.spaces.Box(-1.0, 1.0, (1,)),
+        name="walk",
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["bcq", "prdc", "a2pr"])
+def test_they_improve_on_a_random_behaviour(name: str) -> None:
+    # Imitation stays where it started (return -5.0); the best walks to 0 at full speed (-0.33).
+    data = walk_dataset()
+    hidden = {field: (32, 32) for field in ("hidden", "vae_hidden", "value_hidden")}
+    known = {field.name for field in dataclasses.fields(get_algorithm(name).config_class)}
+    rates = {field: 1e-3 for field in known if field.endswith("learning_rate")}
+    values = {field: width for field, width in hidden.items() if field in known}
+    run = make(name, ProblemSpec.of(data), [0, 1], discount=0.9, **values, **rates)
+    buffer = TransitionBuffer(data, Requires(), Preprocessing("none"))
+    run.attach(buffer)
+    sampler = LaneSampler(buffer, [0, 1], 64, run.noise_spec(64))
+    for update in range(1, 2001):
+        run.update(*sampler.draw(update), update)
+    position, total = torch.linspace(-1, 1, 101).view(1, -1, 1).repeat(2, 1, 1), 0.0
+    for _ in range(15):
+        position = position + 0.3 * run.act(position)
+        total = total - position.square().mean((1, 2))
+    assert (total > -1.5).all(), total
