@@ -28,6 +28,7 @@ from offbench.errors import IncompatibleError, SpecError, UnknownNameError
 
 if TYPE_CHECKING:
     from offbench.algorithms.batches import TransitionBuffer
+    from offbench.algorithms.windows import WindowBuffer
     from offbench.algorithms.windows import EpisodeContext
     from offbench.datasets import Dataset
 
@@ -387,7 +388,7 @@ class Algorithm(ABC):
         """What `update` wants in `noise`, per lane."""
         return {}
 
-    def attach(self, buffer: TransitionBuffer) -> None:  # noqa: B027 - most algorithms want nothing
+    def attach(self, buffer: TransitionBuffer | WindowBuffer) -> None:  # noqa: B027 - most algorithms want nothing
         """Take what is wanted of all the rows that batches are drawn from; called once, before the first update.
 
         What is made here is made anew for a resumed run, so it must be a function of the rows and the configuration.

@@ -15,6 +15,7 @@ from offbench.errors import SpecError
 
 if TYPE_CHECKING:
     from offbench.algorithms.batches import TransitionBuffer
+    from offbench.algorithms.windows import WindowBuffer
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ class PRDC(TD3BC):
         # Lanes of equal weight share an index over the rows; there is one weight in most groups.
         self.searches: list[tuple[list[int], float, NeighbourIndex]] = []
 
-    def attach(self, buffer: TransitionBuffer) -> None:
+    def attach(self, buffer: TransitionBuffer | WindowBuffer) -> None:
         every_row = torch.arange(len(buffer), device=buffer.device).unsqueeze(0)
         rows = buffer.gather(every_row)["observation_actions"][0]
         self.data_actions = rows[:, self.space.observation_size :].contiguous()
