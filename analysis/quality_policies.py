@@ -168,7 +168,7 @@ def _predict(episodes: Episodes, model: _Classes) -> Float:
     fits = model.log_likelihood(episodes)
     early = episodes.early[:, None]
     chosen = episodes.sums(np.where(early, fits, 0.0)).argmax(axis=1)
-    late = episodes.sums(np.where(early, 0.0, fits)) / episodes.sums(1.0 - early)
+    late = episodes.sums(np.where(early, 0.0, fits)) / episodes.sums(np.where(early, 0.0, 1.0))
     return late[np.arange(len(late)), chosen]
 
 

@@ -313,7 +313,7 @@ def _write(table: QualityTable, folder: Path, scores: Scores | None) -> list[Pat
         for name, plot in _plots(table, {}, scores).items():
             for format in ("png", "svg"):
                 files.append(folder / f"{name}.{format}")
-                files[-1].write_bytes(plot.render(format))  # type: ignore[arg-type]
+                files[-1].write_bytes(plot.render(format))
     except OSError as error:
         raise StorageError(f"cannot write to {folder}", str(error), "choose another folder") from error
     return files
