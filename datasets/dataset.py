@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from typing import Any
@@ -98,43 +99,59 @@ class Dataset:
     sampling_weights: Array | None = None
 
     def __post_init__(self) -> None:
+        self._check({entry.name for entry in fields(self)})
+
+    def _check(self, changed: AbstractSet[str]) -> None:
+        """Bring columns to their canonical type and check them; of those not in `changed` only that they still fit."""
         clean: dict[str, Any] = {}
-        clean["rewards"] = columns.floats("rewards", columns.squeeze_column(columns.numeric("rewards", self.rewards)))
-        if clean["rewards"].ndim != 1 or not len(clean["rewards"]):
-            raise DatasetError(
-                f"rewards have shape {clean['rewards'].shape}",
-                "a dataset needs one reward per transition, and at least one",
-            )
-        rows = len(clean["rewards"])
-        clean["actions"] = columns.actions(self.actions, self.action_space)
-        clean["terminated"] = columns.flags("terminated", self.terminated)
-        clean["truncated"] = columns.flags("truncated", self.truncated)
+        if "rewards" in changed:
+            rewards = columns.squeeze_column(columns.numeric("rewards", self.rewards))
+            clean["rewards"] = columns.floats("rewards", rewards)
+            if clean["rewards"].ndim != 1 or not len(clean["rewards"]):
+                raise DatasetError(
+                    f"rewards have shape {clean['rewards'].shape}",
+                    "a dataset needs one reward per transition, and at least one",
+                )
+        rows = len(clean.get("rewards", self.rewards))
+        if not changed.isdisjoint(("actions", "action_space")):
+            clean["actions"] = columns.actions(self.actions, self.action_space)
+        for name in ("terminated", "truncated"):
+            clean[name] = columns.flags(name, getattr(self, name))
         for name in ("actions", "terminated", "truncated"):
-            columns.require_length(name, clean[name], rows, "transition")
+            columns.require_length(name, clean.get(name, self.actions), rows, "transition")
         clean["episode_starts"] = checked_starts(self.episode_starts, clean["terminated"] | clean["truncated"])
         clean["last_known"] = columns.flags("last_known", self.last_known)
         columns.require_length("last_known", clean["last_known"], len(clean["episode_starts"]), "episode")
-        clean["observations"] = self._checked_observations(
-            "observations", self.observations, rows + int(clean["last_known"].sum()), "frame"
-        )
-        if self.next_observations_override is not None:
-            override = self._checked_observations(
-                "next_observations", self.next_observations_override, rows, "transition"
-            )
-            clean["next_observations_override"] = columns.owned(override, clean["observations"].dtype)
+        observed = "observation_space" in changed
+        frames = rows + int(clean["last_known"].sum())
+        if observed or "observations" in changed:
+            clean["observations"] = self._checked_observations("observations", self.observations, frames, "frame")
+        columns.require_length("observations", clean.get("observations", self.observations), frames, "frame")
+        override = self.next_observations_override
+        if override is not None:
+            kind = clean.get("observations", self.observations).dtype
+            if observed or "next_observations_override" in changed or override.dtype != kind:
+                override = self._checked_observations("next_observations", override, rows, "transition")
+                clean["next_observations_override"] = override = columns.owned(override, kind)
+            columns.require_length("next_observations", override, rows, "transition")
         if self.next_known is not None:
-            if self.next_observations_override is None:
+            if override is None:
                 raise DatasetError("next_known is given without next_observations_override", "", "give both or neither")
             known = columns.flags("next_known", self.next_known)
             columns.require_length("next_known", known, rows, "transition")
             clean["next_known"] = None if known.all() else known
         for name in ("costs", "goals", "log_probs"):
             if getattr(self, name) is not None:
-                values = columns.numeric(name, getattr(self, name))
-                clean[name] = columns.floats(name, values if name == "goals" else columns.squeeze_column(values))
-                columns.require_length(name, clean[name], rows, "transition")
+                if name in changed:
+                    values = columns.numeric(name, getattr(self, name))
+                    clean[name] = columns.floats(name, values if name == "goals" else columns.squeeze_column(values))
+                columns.require_length(name, clean.get(name, getattr(self, name)), rows, "transition")
         if self.sampling_weights is not None:
-            clean["sampling_weights"] = columns.probabilities("sampling_weights", self.sampling_weights, rows)
+            if "sampling_weights" in changed:
+                clean["sampling_weights"] = columns.probabilities("sampling_weights", self.sampling_weights, rows)
+            columns.require_length(
+                "sampling_weights", clean.get("sampling_weights", self.sampling_weights), rows, "transition"
+            )
         clean["infos"] = columns.extra_columns(self.infos, rows)
         for name, value in clean.items():
             object.__setattr__(self, name, value)  # the dataclass is frozen; this is its constructor
@@ -388,7 +405,11 @@ class Dataset:
             relabelled = object.__new__(type(self))
             relabelled.__dict__.update(self.__dict__, **changes)
             return relabelled
-        return replace(self, **changes)
+        # Columns that stay were checked when this dataset was made.
+        made = object.__new__(type(self))
+        made.__dict__.update({name: getattr(self, name) for name in known}, **changes)
+        made._check(changes.keys())
+        return made
 
     def with_transform(self, record: TransformRecord, **changes: Any) -> Dataset:
         """Return `replace(**changes)` with `record` appended to the provenance."""
