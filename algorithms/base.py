@@ -28,8 +28,7 @@ from offbench.errors import IncompatibleError, SpecError, UnknownNameError
 
 if TYPE_CHECKING:
     from offbench.algorithms.batches import TransitionBuffer
-    from offbench.algorithms.windows import WindowBuffer
-    from offbench.algorithms.windows import EpisodeContext
+    from offbench.algorithms.windows import EpisodeContext, WindowBuffer
     from offbench.datasets import Dataset
 
 
