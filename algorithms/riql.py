@@ -44,7 +44,9 @@ class RIQLConfig(IQLConfig):
         low=0.0,
         high=1.0,
     )
-    clip_targets: bool = option(True, "clip the critics' targets", source="authors' code")
+    clip_targets: bool = option(
+        True, "clip the critics' targets; turn it off where values lie outside the bounds", source="authors' code"
+    )
     target_low: float = option(-100.0, "lower bound of the critics' targets", source="authors' code")
     target_high: float = option(1000.0, "upper bound of the critics' targets", source="authors' code")
     edac_start: bool = option(
