@@ -338,7 +338,8 @@ class Algorithm(ABC):
     ) -> None:
         if len(configs) != len(seeds) or not seeds:
             raise SpecError(f"{len(configs)} configurations for {len(seeds)} seeds", "", "give one of each per lane")
-        self.configs, self.config = list(configs), configs[0]
+        self.configs: Sequence[Config] = list(configs)
+        self.config = configs[0]
         self.space, self.seeds, self.lanes = space, list(seeds), len(seeds)
         self.device, self.total_updates = torch.device(device), total_updates
         shared = shareable_fields(type(self))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -67,6 +68,7 @@ class DecisionTransformer(Algorithm):
     config_class = DecisionTransformerConfig
     requires = Requires(next_observations=False, window=20)
     config: DecisionTransformerConfig
+    configs: Sequence[DecisionTransformerConfig]
 
     @classmethod
     def needs(cls, config: Any) -> Requires:

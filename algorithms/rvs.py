@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 import math
 from dataclasses import dataclass
 
@@ -54,6 +55,7 @@ class RvS(Algorithm):
     config_class = RvSConfig
     requires = Requires(next_observations=False, window=1)
     config: RvSConfig
+    configs: Sequence[RvSConfig]
 
     def build(self) -> None:
         config, space = self.config, self.space

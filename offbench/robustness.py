@@ -84,8 +84,9 @@ def robustness_study(
     Raises:
         SpecError, UnknownNameError: a target, mode, rate or scale is wrong.
     """
-    for kind, given, known in (("target", [p for t in targets for p in t.split("+")], TARGETS), ("mode", modes, MODES)):
-        for word in given:
+    named = [part for target in targets for part in target.split("+")]
+    for kind, words, known in (("target", named, TARGETS), ("mode", modes, MODES)):
+        for word in words:
             if word not in known:
                 raise UnknownNameError(f"{kind} of corruption", word, known)
     if not all(0 < rate <= 1 for rate in rates) or not all(scale > 0 for scale in scales):

@@ -260,10 +260,10 @@ class Suite(_Strict):
             for seeds in draws:
                 with at(f"datasets[{index}]"):
                     dataset, spec = _load(reference, seeds[0])
-                    first, fingerprint = named.setdefault(spec.name, (index, spec.fingerprint))
-                    if first != index and fingerprint != spec.fingerprint:
+                    known, fingerprint = named.setdefault(spec.name, (index, spec.fingerprint))
+                    if known != index and fingerprint != spec.fingerprint:
                         raise SpecError(
-                            f"datasets[{first}] has the same name {spec.name!r} and other data",
+                            f"datasets[{known}] has the same name {spec.name!r} and other data",
                             "tables would mix them up",
                             "give each a `label`",
                         )
