@@ -19,7 +19,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on s
     "offbench robustness bc,td3_bc,iql,riql hopper/medium-replay --seeds 3 -u 20000",
     "offbench robustness iql,riql hopper/medium-replay --modes random --rates 0.1,0.3,0.5",
     "offbench robustness dqn,bc cartpole/mixed --targets rewards,observations --modes random",
-    "offbench robustness bc,iql pendulum/medium-replay --yaml > study.yaml",
+    "offbench robustness bc,iql pendulum/medium-replay --yaml",
 )
 def robustness(
     algorithms: Annotated[str, typer.Argument(help="Names, separated by commas; see `offbench algorithms list`.")],
