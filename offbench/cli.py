@@ -30,7 +30,17 @@ from offbench.cli_perspective import perspective
 from offbench.cli_quality import quality
 from offbench.cli_report import compare, published, report
 from offbench.cli_robustness import robustness
-from offbench.cli_settings import parse_seeds, parse_settings
+from offbench.cli_settings import (
+    BatchSize,
+    EvaluateEvery,
+    EvaluationEpisodes,
+    FinalEpisodes,
+    PreprocessingSettings,
+    Settings,
+    Updates,
+    parse_seeds,
+    parse_settings,
+)
 from offbench.cli_transform import Transforms
 from offbench.errors import RunError
 
@@ -172,26 +182,14 @@ def train(
     algorithm: Annotated[str, typer.Argument(help="See `offbench algorithms list`.")],
     dataset: Annotated[str, typer.Argument(help="An id (see `offbench data list`), a file or a Minari folder.")],
     seeds: Seeds = None,
-    updates: Annotated[int | None, typer.Option("--updates", "-u", min=1, help="Updates of each run.")] = None,
-    batch_size: Annotated[int | None, typer.Option("--batch-size", "-b", min=1, help="Transitions per update.")] = None,
-    evaluate_every: Annotated[
-        int | None, typer.Option("--evaluate-every", min=1, help="Updates between evaluations.")
-    ] = None,
-    evaluation_episodes: Annotated[
-        int | None, typer.Option("--evaluation-episodes", min=1, help="Episodes of each evaluation.")
-    ] = None,
-    final_episodes: Annotated[
-        int | None, typer.Option("--final-episodes", min=1, help="Episodes of the last evaluation.")
-    ] = None,
-    config: Annotated[
-        list[str] | None,
-        typer.Option("--config", "-c", metavar="KEY=VALUE", help="A setting of the algorithm; may be repeated."),
-    ] = None,
+    updates: Updates = None,
+    batch_size: BatchSize = None,
+    evaluate_every: EvaluateEvery = None,
+    evaluation_episodes: EvaluationEpisodes = None,
+    final_episodes: FinalEpisodes = None,
+    config: Settings = None,
     preset: Annotated[str | None, typer.Option("--preset", help="A named set of hyper-parameters.")] = None,
-    preprocessing: Annotated[
-        list[str] | None,
-        typer.Option("--preprocessing", "-p", metavar="KEY=VALUE", help="E.g. observations=standardize."),
-    ] = None,
+    preprocessing: PreprocessingSettings = None,
     environment: Annotated[
         str | None, typer.Option("--environment", help="Gymnasium id to evaluate in, where the data name none.")
     ] = None,

@@ -9,7 +9,17 @@ import typer
 
 from offbench.cli_data import build_datasets
 from offbench.cli_output import INTERRUPTED, err, examples, out, print_json, print_score_table, say
-from offbench.cli_settings import parse_seeds, parse_settings
+from offbench.cli_settings import (
+    BatchSize,
+    EvaluateEvery,
+    EvaluationEpisodes,
+    FinalEpisodes,
+    PreprocessingSettings,
+    Settings,
+    Updates,
+    parse_seeds,
+    parse_settings,
+)
 from offbench.errors import RunError, SpecError, UnknownNameError
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on standard output.")]
@@ -41,25 +51,13 @@ def robustness(
         bool, typer.Option("--attack-settings/--one-setting", help="Use RIQL's settings per attack.")
     ] = True,
     seeds: Annotated[str, typer.Option("--seeds", help="How many (5), or which, by commas (0,1,7).")] = "3",
-    updates: Annotated[int | None, typer.Option("--updates", "-u", min=1, help="Updates of each run.")] = None,
-    batch_size: Annotated[int | None, typer.Option("--batch-size", "-b", min=1, help="Transitions per update.")] = None,
-    evaluate_every: Annotated[
-        int | None, typer.Option("--evaluate-every", min=1, help="Updates between evaluations.")
-    ] = None,
-    evaluation_episodes: Annotated[
-        int | None, typer.Option("--evaluation-episodes", min=1, help="Episodes of each evaluation.")
-    ] = None,
-    final_episodes: Annotated[
-        int | None, typer.Option("--final-episodes", min=1, help="Episodes of the last evaluation.")
-    ] = None,
-    config: Annotated[
-        list[str] | None,
-        typer.Option("--config", "-c", metavar="KEY=VALUE", help="A setting of the algorithms; may be repeated."),
-    ] = None,
-    preprocessing: Annotated[
-        list[str] | None,
-        typer.Option("--preprocessing", "-p", metavar="KEY=VALUE", help="E.g. observations=standardize."),
-    ] = None,
+    updates: Updates = None,
+    batch_size: BatchSize = None,
+    evaluate_every: EvaluateEvery = None,
+    evaluation_episodes: EvaluationEpisodes = None,
+    final_episodes: FinalEpisodes = None,
+    config: Settings = None,
+    preprocessing: PreprocessingSettings = None,
     name: Annotated[str, typer.Option("--name", help="Name of the study: a folder below the root.")] = "robustness",
     root: Annotated[Path, typer.Option("--root", "-o", help="Folder for the runs and the report.")] = Path("runs"),
     workers: Annotated[

@@ -3,9 +3,28 @@
 from __future__ import annotations
 
 import contextlib
-from typing import Any
+from typing import Annotated, Any
+
+import typer
 
 from offbench.errors import SpecError
+
+# Options of the commands that train, with the keys of a suite's protocol.
+Updates = Annotated[int | None, typer.Option("--updates", "-u", min=1, help="Updates of each run.")]
+BatchSize = Annotated[int | None, typer.Option("--batch-size", "-b", min=1, help="Transitions per update.")]
+EvaluateEvery = Annotated[int | None, typer.Option("--evaluate-every", min=1, help="Updates between evaluations.")]
+EvaluationEpisodes = Annotated[
+    int | None, typer.Option("--evaluation-episodes", min=1, help="Episodes of each evaluation.")
+]
+FinalEpisodes = Annotated[int | None, typer.Option("--final-episodes", min=1, help="Episodes of the last evaluation.")]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--config", "-c", metavar="KEY=VALUE", help="A setting of the algorithm; may be repeated."),
+]
+PreprocessingSettings = Annotated[
+    list[str] | None,
+    typer.Option("--preprocessing", "-p", metavar="KEY=VALUE", help="E.g. observations=standardize."),
+]
 
 
 def parse_seeds(text: str) -> int | list[int]:
