@@ -32,12 +32,15 @@ from offbench.cli_report import compare, published, report
 from offbench.cli_robustness import robustness
 from offbench.cli_settings import (
     BatchSize,
+    Device,
     EvaluateEvery,
     EvaluationEpisodes,
     FinalEpisodes,
     PreprocessingSettings,
+    Root,
     Settings,
     Updates,
+    Workers,
     parse_seeds,
     parse_settings,
 )
@@ -68,11 +71,6 @@ app.command("quality")(quality)
 app.command("robustness")(robustness)
 app.command("perspective")(perspective)
 
-Root = Annotated[Path, typer.Option("--root", "-o", help="Folder for the runs and the report.")]
-Workers = Annotated[
-    int | None, typer.Option("--workers", "-w", min=0, help="Worker processes; by default one per core. 0: none.")
-]
-Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:N or mps.")]
 Seeds = Annotated[str | None, typer.Option("--seeds", help="How many (5), or which, separated by commas (0,1,7).")]
 MaxLanes = Annotated[
     int | None, typer.Option("--max-lanes", min=1, help="Train at most so many runs together; by default all that fit.")

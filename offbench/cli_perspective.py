@@ -9,7 +9,7 @@ import typer
 
 from offbench.cli_data import build_datasets
 from offbench.cli_output import INTERRUPTED, err, examples, out, print_json, print_score_table, say
-from offbench.cli_settings import parse_seeds
+from offbench.cli_settings import Device, Root, Workers, parse_seeds, words
 from offbench.errors import RunError, SpecError
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on standard output.")]
@@ -38,11 +38,9 @@ def perspective(
         bool, typer.Option("--data-only", help="Build and measure the datasets, and train no algorithm.")
     ] = False,
     name: Annotated[str | None, typer.Option("--name", help="Of the study: a folder below the root.")] = None,
-    root: Annotated[Path, typer.Option("--root", "-o", help="Folder for the runs and the report.")] = Path("runs"),
-    workers: Annotated[
-        int | None, typer.Option("--workers", "-w", min=0, help="Worker processes; by default one per core. 0: none.")
-    ] = None,
-    device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
+    root: Root = Path("runs"),
+    workers: Workers = None,
+    device: Device = "auto",
     as_yaml: Annotated[bool, typer.Option("--yaml", help="Print the suite and train nothing.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -57,7 +55,7 @@ def perspective(
     study = perspective_study(
         preset,
         name=name,
-        environments=None if environments is None else tuple(_words(environments)),
+        environments=None if environments is None else tuple(words(environments)),
         runs=None if runs is None else _run_seeds(runs),
         steps=steps,
         seeds=None if seeds is None else _seeds(seeds),
@@ -115,13 +113,9 @@ def _document(summary: Any, written: Any) -> dict[str, Any]:
     }
 
 
-def _words(text: str) -> list[str]:
-    return [word.strip() for word in text.split(",") if word.strip()]
-
-
 def _run_seeds(text: str) -> tuple[int, ...]:
     try:
-        return tuple(int(word) for word in _words(text))
+        return tuple(int(word) for word in words(text))
     except ValueError as error:
         raise SpecError(f"--runs {text!r} is not a list of seeds", "", "e.g. --runs 42,142") from error
 

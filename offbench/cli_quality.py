@@ -13,6 +13,7 @@ from rich.text import Text
 
 from offbench.cli_data import build_datasets
 from offbench.cli_output import err, examples, out, print_json, print_table, print_text, say, show
+from offbench.cli_settings import words
 from offbench.errors import DatasetError, SpecError, StorageError
 
 if TYPE_CHECKING:
@@ -87,7 +88,7 @@ def quality(
 
     if html is not None and len(set(datasets)) > 1:
         raise SpecError("--html makes the report of one dataset", f"{len(set(datasets))} are given", "name one")
-    names = None if measures is None else [name.strip() for name in measures.split(",") if name.strip()]
+    names = None if measures is None else words(measures)
     select_measures(names)  # a wrong name is found before anything is built
     known: dict[str, Dataset] = {}
     chosen = [_load(name, known) for name in dict.fromkeys(datasets)]

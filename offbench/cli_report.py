@@ -10,6 +10,7 @@ import typer
 from rich.text import Text
 
 from offbench.cli_output import examples, out, print_json, print_score_table, print_table, print_text, say
+from offbench.cli_settings import words
 from offbench.errors import SpecError, UnknownNameError
 
 if TYPE_CHECKING:
@@ -91,7 +92,7 @@ def report(
     protocol, the interval method, the bold rule and what could mislead.
     """
     method = method or ("percentile" if engine == "rliable" else "calibrated")
-    kinds = tuple(part.strip() for part in formats.split(",") if part.strip())
+    kinds = tuple(words(formats))
     _check(
         {
             "--bold": [bold],

@@ -11,14 +11,18 @@ from offbench.cli_data import build_datasets
 from offbench.cli_output import INTERRUPTED, err, examples, out, print_json, print_score_table, say
 from offbench.cli_settings import (
     BatchSize,
+    Device,
     EvaluateEvery,
     EvaluationEpisodes,
     FinalEpisodes,
     PreprocessingSettings,
+    Root,
     Settings,
     Updates,
+    Workers,
     parse_seeds,
     parse_settings,
+    words,
 )
 from offbench.errors import RunError, SpecError, UnknownNameError
 
@@ -59,11 +63,9 @@ def robustness(
     config: Settings = None,
     preprocessing: PreprocessingSettings = None,
     name: Annotated[str, typer.Option("--name", help="Name of the study: a folder below the root.")] = "robustness",
-    root: Annotated[Path, typer.Option("--root", "-o", help="Folder for the runs and the report.")] = Path("runs"),
-    workers: Annotated[
-        int | None, typer.Option("--workers", "-w", min=0, help="Worker processes; by default one per core. 0: none.")
-    ] = None,
-    device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
+    root: Root = Path("runs"),
+    workers: Workers = None,
+    device: Device = "auto",
     as_yaml: Annotated[bool, typer.Option("--yaml", help="Print the suite and train nothing.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -79,10 +81,10 @@ def robustness(
     from offbench.robustness import robustness_study
 
     study = robustness_study(
-        _with_settings(_words(algorithms), parse_settings("-c", config or [])),
-        _words(datasets),
-        targets=_words(targets),
-        modes=_words(modes),
+        _with_settings(words(algorithms), parse_settings("-c", config or [])),
+        words(datasets),
+        targets=words(targets),
+        modes=words(modes),
         rates=_numbers("--rates", rates),
         scales=_numbers("--scales", scales),
         seeds=parse_seeds(seeds),
@@ -106,7 +108,7 @@ def robustness(
     if as_yaml:
         out().print(study.suite.to_yaml().rstrip(), markup=False, soft_wrap=True)
         return
-    build_datasets(_words(datasets))
+    build_datasets(words(datasets))
     say(f"{len(study.conditions)} datasets: clean and corrupted; an adversary's critic is trained where it is not kept")
     with ProgressDisplay(err()) as display:
         summary = run_suite(study.suite, root, workers=workers, device=device, on_event=display)
@@ -155,12 +157,8 @@ def _with_settings(algorithms: list[str], settings: dict[str, Any]) -> list[dict
     ]
 
 
-def _words(text: str) -> list[str]:
-    return [word.strip() for word in text.split(",") if word.strip()]
-
-
 def _numbers(option: str, text: str) -> list[float]:
     try:
-        return [float(word) for word in _words(text)]
+        return [float(word) for word in words(text)]
     except ValueError as error:
         raise SpecError(f"{option} {text!r} is not a list of numbers", "", f"e.g. {option} 0.1,0.3") from error

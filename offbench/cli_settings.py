@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from offbench.errors import SpecError
 
-# Options of the commands that train, with the keys of a suite's protocol.
+# Options of the commands that train.
+Root = Annotated[Path, typer.Option("--root", "-o", help="Folder for the runs and the report.")]
+Workers = Annotated[
+    int | None, typer.Option("--workers", "-w", min=0, help="Worker processes; by default one per core. 0: none.")
+]
+Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:N or mps.")]
+# Those with the keys of a suite's protocol.
 Updates = Annotated[int | None, typer.Option("--updates", "-u", min=1, help="Updates of each run.")]
 BatchSize = Annotated[int | None, typer.Option("--batch-size", "-b", min=1, help="Transitions per update.")]
 EvaluateEvery = Annotated[int | None, typer.Option("--evaluate-every", min=1, help="Updates between evaluations.")]
@@ -25,6 +32,11 @@ PreprocessingSettings = Annotated[
     list[str] | None,
     typer.Option("--preprocessing", "-p", metavar="KEY=VALUE", help="E.g. observations=standardize."),
 ]
+
+
+def words(text: str) -> list[str]:
+    """The parts of a list that is separated by commas."""
+    return [word.strip() for word in text.split(",") if word.strip()]
 
 
 def parse_seeds(text: str) -> int | list[int]:
