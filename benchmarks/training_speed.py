@@ -97,7 +97,8 @@ class Contestants:
         if name in D3RLPY and options.d3rlpy_python:
             wanted["d3rlpy"] = options.d3rlpy_python, "d3rlpy_side.py", (), 1
         for lanes in [1] if name == "matmul" else options.lanes:
-            wanted[f"{lanes} lane{'s' * (lanes > 1)}"] = sys.executable, "ours.py", (options.device,), lanes
+            title, settings = f"{lanes} lane{'s' * (lanes > 1)}", (options.device, options.matmul)
+            wanted[title] = sys.executable, "ours.py", settings, lanes
         for title, (python, program, extra, _) in wanted.items():
             if (title, threads) not in self._started:
                 self._started[title, threads] = Contestant(python, program, *extra, threads=threads)
@@ -142,6 +143,10 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=1.0, help="of each contestant in each round")
     parser.add_argument("--clock", choices=["wall", "processor"], default="wall")
     parser.add_argument("--device", default="cpu", help="for offbench; the others are timed on the CPU only")
+    modes = ["auto", "default", "reduced"]
+    parser.add_argument(
+        "--matmul", choices=modes, default="auto", help="offbench's; CORL is timed without it and with it"
+    )
     parser.add_argument("--json", type=Path, help="write all rounds here, after every row")
     arguments = parser.parse_args()
     if arguments.corl and not (arguments.corl / "algorithms" / "offline").is_dir():
@@ -149,7 +154,7 @@ def main() -> None:
     if arguments.clock == "processor" and arguments.threads != [1]:
         parser.error("processor time is no measure of several threads: use --clock wall or --threads 1")
 
-    matmul, arguments.precision = matmul_setting()
+    matmul, arguments.precision = matmul_setting(arguments.matmul)
     machine = {"processor": processor_name(), "python": platform.python_version(), "matmul": matmul}
     print(f"{machine['processor']}, matmul: {matmul}, clock: {arguments.clock}")
     print("lane-updates per second: median over rounds; times another: median of the ratios within rounds [range]\n")
@@ -170,11 +175,11 @@ def main() -> None:
         started.close()
 
 
-def matmul_setting() -> tuple[str, str]:
-    """What offbench chooses on this machine, in words and as torch's precision."""
+def matmul_setting(mode: str) -> tuple[str, str]:
+    """What a setting is on this machine, in words and as torch's precision."""
     code = (
         "import torch; from offbench.algorithms.matmul import select_matmul; torch.set_num_threads(1);"
-        "print(select_matmul('auto')); print(torch.get_float32_matmul_precision())"
+        f"print(select_matmul({mode!r})); print(torch.get_float32_matmul_precision())"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     words, precision = done.stdout.splitlines()

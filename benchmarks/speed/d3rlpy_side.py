@@ -26,9 +26,9 @@ ALGORITHMS: dict[str, tuple[str, int, dict[str, Any]]] = {
     "bcq": ("BCQ", 2, {"n_action_samples": 10}),
     "rebrac": ("ReBRAC", 3, {}),
     "decision_transformer": ("DecisionTransformer", 0, {}),
-    "dqn": ("DQN", 2, {}),
-    "discrete_bcq": ("DiscreteBCQ", 2, {}),
-    "discrete_cql": ("DiscreteCQL", 2, {}),
+    "dqn": ("DoubleDQN", 3, {}),
+    "discrete_bcq": ("DiscreteBCQ", 3, {}),
+    "discrete_cql": ("DiscreteCQL", 3, {}),
 }
 DISCRETE = ("dqn", "discrete_bcq", "discrete_cql")
 

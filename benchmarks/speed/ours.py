@@ -1,4 +1,4 @@
-"""offbench as a contestant of the speed benchmark: `python ours.py THREADS DEVICE`."""
+"""offbench as a contestant of the speed benchmark: `python ours.py THREADS DEVICE MATMUL`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from offbench.algorithms.batches import LaneSampler, Preprocessing, make_buffer
 from offbench.algorithms.matmul import select_matmul
 from offbench.datasets import Dataset
 
-DEVICE = sys.argv[2]
+DEVICE, MATMUL = sys.argv[2:]
 
 
 def make(name: str, width: int, batch: int, lanes: int) -> tuple[Step, float]:
@@ -41,6 +41,8 @@ def make(name: str, width: int, batch: int, lanes: int) -> tuple[Step, float]:
     }
     if name == "decision_transformer":
         fields = {"width": width}
+    if discrete:
+        fields["activation"] = "relu"  # d3rlpy has no selu
     config = make_config(algorithm_class.config_class, fields)
     buffer = make_buffer(dataset, algorithm_class.needs(config), Preprocessing(), DEVICE)
     seeds = list(range(lanes))
@@ -60,5 +62,5 @@ def make(name: str, width: int, batch: int, lanes: int) -> tuple[Step, float]:
 if __name__ == "__main__":
     torch.set_num_threads(int(sys.argv[1]))
     keep_freed_memory()
-    select_matmul("auto")
+    select_matmul(MATMUL)
     serve(make)
