@@ -50,8 +50,9 @@ def algorithms() -> None:
 def algorithms_list(as_json: Json = False) -> None:
     """List the algorithms: actions, what a batch needs, networks (targets included), cost, presets, paper.
 
-    The names are what suites and `offbench train` take; the preset that is used by default comes first. The cost is the
-    arithmetic of one update relative to BC's. Sources of presets and settings: algorithms show NAME, or --json.
+    The names are what suites and `offbench train` take; of presets the default one is shown and how many there are
+    besides. The cost is the arithmetic of one update relative to BC's. All presets with their sources: algorithms show
+    NAME, or --json.
     """
     from offbench.algorithm_card import capability
     from offbench.algorithms import algorithm_names, get_algorithm
@@ -72,16 +73,16 @@ def algorithms_list(as_json: Json = False) -> None:
         )
         for row in found
     ]
-    print_table(("name", "actions", "needs", "networks", "cost", "presets", "arXiv"), rows)
+    print_table(("name", "actions", "needs", "nets", "cost", "presets", "arXiv"), rows)
     say(
-        "needs: s' next observations, a' next actions, G returns-to-go, top the best episodes, K windows with G; "
+        "nets: networks, targets included; needs: s' next observations, a' next actions, G returns-to-go, top the best episodes, K windows with G; "
         "cost: arithmetic of an update relative to BC's; see algorithms show NAME"
     )
 
 
-def _abridged(names: list[str], most: int = 4) -> str:
-    shown = names if len(names) <= most else [*names[: most - 1], f"and {len(names) - most + 1} more"]
-    return ", ".join(shown)
+def _abridged(names: list[str]) -> str:
+    """The default preset and how many there are besides: all names would wrap the table in a narrow terminal."""
+    return names[0] + (f" +{len(names) - 1}" if names[1:] else "") if names else "-"
 
 
 @algorithms_app.command("show")

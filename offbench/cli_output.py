@@ -96,7 +96,7 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[Any]], *, number
     that people copy: it is folded last.
     """
     console = Console(highlight=False)
-    table = Table(header_style="bold", box=None, padding=(0, 2, 0, 0), show_header=any(columns))
+    table = Table(header_style="bold", box=None, padding=(0, 2, 0, 0), pad_edge=False, show_header=any(columns))
     for index, column in enumerate(columns):
         right = (numbers and index > 0) or (rows and all(isinstance(row[index], (int, float)) for row in rows))
         table.add_column(column, justify="right" if right else "left", overflow="fold")
@@ -112,7 +112,7 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[Any]], *, number
 def _widths(rows: Sequence[Sequence[Text]], available: int) -> list[int]:
     """Widths of columns that fit into the window: the widest is narrowed first, the first column last."""
     widths = [max(cell.cell_len for cell in column) for column in zip(*rows, strict=True)]
-    excess = sum(width + 2 for width in widths) - available
+    excess = sum(width + 2 for width in widths) - 2 - available
     while excess > 0:
         others = [index for index in range(1, len(widths)) if widths[index] > _NARROW]
         index = max(others, key=lambda i: widths[i]) if others else widths.index(max(widths))
