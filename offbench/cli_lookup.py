@@ -80,6 +80,11 @@ def algorithms_list(as_json: Json = False) -> None:
     )
 
 
+def _unwrapped(docstring: str) -> str:
+    """A docstring with each paragraph and list item on one line, for a terminal that wraps at its own width."""
+    return re.sub(r"(?<!\n)\n[ \t]*(?!\s|- |\d\. )", " ", inspect.cleandoc(docstring))
+
+
 def _abridged(names: list[str]) -> str:
     """The default preset and how many there are besides: all names would wrap the table in a narrow terminal."""
     return names[0] + (f" +{len(names) - 1}" if names[1:] else "") if names else "-"
@@ -111,7 +116,7 @@ def algorithms_show(
         return
     source = card["config_source"]
     print_text(f"{card['title']}: {card['paper']}")
-    print_text(f"{inspect.cleandoc(card['description'])}\n", "dim")
+    print_text(f"{_unwrapped(card['description'])}\n", "dim")
     networks = ", ".join(n if k == 1 else f"{n} x{k}" for n, k in card["networks_by_name"].items())
     print_text(f"actions: {', '.join(card['actions'])}; a batch needs: {', '.join(card['needs']) or 'nothing more'}")
     print_text(f"networks: {networks}; arithmetic of an update: {card['cost']:.3g} times BC's")
