@@ -141,6 +141,13 @@ def test_presets_apply_by_dataset_and_overrides_win() -> None:
         resolve_config("iql", "x", "crl")
 
 
+@pytest.mark.parametrize(("name", "preset"), [("iql", "paper"), ("xql", "consistent"), ("xql", "tuned"), ("dvl", None)])
+def test_temperatures_tuned_on_scaled_rewards_come_with_that_scaling(name: str, preset: str | None) -> None:
+    for dataset in ("hopper-medium-v2", "walker2d-medium-expert-v2"):
+        assert resolve_config(name, dataset, preset)[1]["preprocessing"]["rewards"] == "return_range"
+    assert "rewards" not in resolve_config(name, "antmaze-umaze-v2", preset)[1]["preprocessing"]
+
+
 # --- what fits what ---
 
 
