@@ -75,8 +75,8 @@ def algorithms_list(as_json: Json = False) -> None:
     ]
     print_table(("name", "actions", "needs", "nets", "cost", "presets", "arXiv"), rows)
     say(
-        "nets: networks, targets included; needs: s' next observations, a' next actions, G returns-to-go, top the best episodes, K windows with G; "
-        "cost: arithmetic of an update relative to BC's; see algorithms show NAME"
+        "needs: s' next observations, a' next actions, G returns-to-go, top the best episodes, K windows with G; "
+        "nets: networks, targets included; cost: arithmetic of an update relative to BC's; see algorithms show NAME"
     )
 
 
