@@ -13,6 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 from offbench import __version__
+from offbench.algorithms import algorithm_names
 from offbench.cli import app
 from tests.command_line import commands, parse
 
@@ -116,6 +117,17 @@ def test_algorithms() -> None:
     assert "expectile" in call("algorithms", "show", "iql").stdout
     assert "did you mean 'iql'" in fails(2, "algorithms", "show", "iq")
     assert "preset" in fails(2, "algorithms", "show", "iql", "--preset", "nothing")
+
+
+def test_algorithms_are_one_line_each_and_descriptions_flow(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    lines = call("algorithms", "list").stdout.splitlines()
+    assert [line.split()[0] for line in lines[1:]] == list(algorithm_names())
+    assert any(line.startswith("riql ") and "riql +24" in line for line in lines)
+    monkeypatch.setenv("COLUMNS", "1000")
+    shown = call("algorithms", "show", "rvs").stdout.splitlines()
+    starts = ("Maximize", "RvS-R: omega", "- The observation", "- The task")  # two paragraphs, two items of a list
+    assert [line.endswith(".") for line in shown if line.startswith(starts)] == [True] * 4
 
 
 def test_doctor_finds_nothing_broken() -> None:
