@@ -112,7 +112,7 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[Any]], *, number
 def _widths(rows: Sequence[Sequence[Text]], available: int) -> list[int]:
     """Widths of columns that fit into the window: the widest is narrowed first, the first column last."""
     widths = [max(cell.cell_len for cell in column) for column in zip(*rows, strict=True)]
-    excess = sum(width + 2 for width in widths) - 2 - available
+    excess = sum(widths) + 2 * (len(widths) - 1) - available  # two blanks between columns
     while excess > 0:
         others = [index for index in range(1, len(widths)) if widths[index] > _NARROW]
         index = max(others, key=lambda i: widths[i]) if others else widths.index(max(widths))
